@@ -1,0 +1,68 @@
+# `make demo`  tune the bundled model and open demo/report.html
+# `make check` lint, types, import layers, limits        `make test`  the default tier
+# `make parity` against TRL    `make golden`  stored trajectories    `make test-slow`  real kills
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check parity golden test-slow floor format clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The constraints come first so that torch is the tested build, not the newest one.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e ".[test]"
+	touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(PIP) -e ".[lint]"
+	touch $@
+
+$(VENV)/.installed-parity: $(VENV)/.installed-test
+	$(PIP) -e ".[test,parity]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/tether demo --output-dir demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/limits.py
+	$(BIN)/lint-imports
+	$(BIN)/python tools/import_all.py
+	$(BIN)/basedpyright
+
+parity: $(VENV)/.installed-parity
+	$(BIN)/python -m pytest -m parity -n 0
+
+golden: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m golden -n 0
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow -n 2
+
+# The oldest versions pyproject.toml allows, in their own environment.
+floor:
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/pip install --quiet -c constraints-floor.txt "$$(grep '^torch==' constraints-floor.txt)"
+	.venv-floor/bin/pip install --quiet -c constraints-floor.txt -e ".[test]"
+	.venv-floor/bin/python -m pytest
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .venv-floor demo

@@ -1,0 +1,1 @@
+"""Completions to win rates: judges, length control, intervals."""

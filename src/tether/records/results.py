@@ -1,0 +1,150 @@
+"""Files a run leaves, read and written in one place. No torch.
+
+run.json        what was run: `RunRecord`
+metrics.jsonl   one flat object per line: `step`, `epoch`, `phase`, then metric names as TRL spells them
+samples.jsonl   one `Sample` per line: the same prompt answered before and after training
+preflight.json  what `tether check` found
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tether.errors import RunFolderError
+from tether.records.rows import Content
+
+SCHEMA = 1
+"""Version of every file described here; raised when a field changes its meaning."""
+
+Phase = Literal["train", "eval", "measure"]
+
+
+class Record(BaseModel):
+    """Base of every file on disk: unknown fields are kept out, values never change after creation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sample(Record):
+    """One prompt answered by the model before and after training."""
+
+    prompt: Content
+    before: str
+    after: str
+    score_before: float | None = None
+    score_after: float | None = None
+
+
+class Measurement(Record):
+    """A model measured on its own samples (temperature 1, no filters): see `generation.measure`.
+
+    KL values are nats per sequence, Rao-Blackwell estimates with the standard error of their mean over
+    prompts; None where the two models do not share a token-to-id map.
+    """
+
+    step: int
+    prompts: int
+    samples: int
+    kl_start: float | None = None
+    kl_start_se: float | None = None
+    kl_reference: float | None = None
+    kl_reference_se: float | None = None
+    entropy: float
+    """Mean entropy of the next-token distribution along the samples, nats per token."""
+    tokens: float
+    """Mean completion length in tokens, end token included."""
+    end_rate: float
+    """Share of samples that ended by themselves."""
+    cut_share: float
+    """Share cut at `kl_max_new_tokens`."""
+    scores: dict[str, float] = Field(default_factory=dict)
+    """Mean score per evaluator (`gold_reward`...)."""
+    scores_se: dict[str, float] = Field(default_factory=dict)
+
+
+class RunRecord(Record):
+    """`run.json`: everything needed to understand and repeat a run."""
+
+    schema_version: int = SCHEMA
+    kind: Literal["train"] = "train"
+    status: Literal["running", "finished", "interrupted", "failed", "planned"]
+    run_id: str
+    created: str
+    tether_version: str
+    config: dict[str, Any]
+    model: dict[str, Any]
+    """path, architecture, parameters, trainable_parameters, dtype, identity."""
+    data: dict[str, Any]
+    """train / eval: files with sha256, rows read, used, and counts of what was left out and why."""
+    reference: dict[str, Any]
+    """kind, description, identity {scored, computed}, verified (a sentence), rows."""
+    objective: dict[str, Any]
+    """name, equation, source, beta, zero_margin, reference need."""
+    step0: dict[str, Any] = Field(default_factory=dict)
+    """loss, margin_max, bound, verified (a sentence)."""
+    layout: dict[str, Any] = Field(default_factory=dict)
+    """name, requested, reason when it fell back, max_tokens_per_microbatch."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    steps: int = 0
+    epochs: float = 0.0
+    results: dict[str, float] = Field(default_factory=dict)
+    """Last held-out metrics (`eval_*` names) and the last train metrics."""
+    measurements: tuple[Measurement, ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
+    """Things that happened: budget halved, layout fallback, damaged checkpoint skipped; step and text."""
+    timing: dict[str, float] = Field(default_factory=dict)
+    """Seconds per stage."""
+    world: dict[str, Any] | None = None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any] | BaseModel) -> None:
+    """Write one JSON document, indented, whole or not at all."""
+    document = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read `run.json` of a run folder.
+
+    Raises:
+        RunFolderError: there is none, or another version of tether wrote it.
+
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise RunFolderError(f"{folder}: no run.json here; name the --output-dir of a tether train run")
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise RunFolderError(f"{path}: not readable by this version of tether: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file; a last line cut by a crash is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="surrogatepass") as stream:
+        for line in stream:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any] | BaseModel]) -> None:
+    """Write a JSONL file, whole or not at all."""
+    documents = (row.model_dump(mode="json") if isinstance(row, BaseModel) else row for row in rows)
+    write_text(path, "".join(json.dumps(d, ensure_ascii=False, allow_nan=False) + "\n" for d in documents))

@@ -1,0 +1,148 @@
+"""Tensors that pass between stages. Shape letters, used in every docstring of the project:
+
+    G groups (prompts)     P pairs     S sequences (completions)     T tokens     V vocabulary
+
+A `GroupBatch` is ragged and knows no layout: `policies/` turns it into padded, shared or packed model
+inputs. Everything here is on the CPU unless a function says otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """G prompts with S >= G completions; the completions of a group are neighbours, groups in order."""
+
+    row_ids: tuple[str, ...]
+    """G names, for messages."""
+    prompt_ids: Int64[Tensor, " prompt_tokens"]
+    """Token ids of all prompts, one after the other."""
+    prompt_lengths: Int64[Tensor, " G"]
+    completion_ids: Int64[Tensor, " T"]
+    """Token ids of all completions, one after the other; each ends with its first stop token unless cut."""
+    completion_lengths: Int64[Tensor, " S"]
+    group_of: Int64[Tensor, " S"]
+    """Index of the group each completion belongs to; never decreases."""
+    roles: tuple[str, ...]
+    """S roles (see `records.rows`)."""
+    keys: tuple[str, ...]
+    """S text keys: how the reference's value of a completion is looked up."""
+    weights: Float[Tensor, " G"]
+    margins: Float[Tensor, " G"]
+    probabilities: Float[Tensor, " G"]
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    @property
+    def sequences(self) -> int:
+        """S, the number of completions."""
+        return len(self.roles)
+
+    def with_role(self, *names: str) -> Int64[Tensor, " n"]:
+        """Return the sequence indices whose role is one of `names`, in order."""
+        return torch.tensor([i for i, role in enumerate(self.roles) if role in names], dtype=torch.int64)
+
+    def select(self, groups: Sequence[int]) -> "GroupBatch":
+        """Return the batch of these groups, in this order."""
+        prompts = torch.split(self.prompt_ids, self.prompt_lengths.tolist())
+        completions = torch.split(self.completion_ids, self.completion_lengths.tolist())
+        members: list[list[int]] = [[] for _ in range(len(self))]
+        for sequence, group in enumerate(self.group_of.tolist()):
+            members[group].append(sequence)
+        order = [sequence for group in groups for sequence in members[group]]
+        index = torch.tensor(list(groups), dtype=torch.int64)
+        empty = self.prompt_ids.new_empty(0)
+        return replace(
+            self,
+            row_ids=tuple(self.row_ids[group] for group in groups),
+            prompt_ids=torch.cat([prompts[group] for group in groups] or [empty]),
+            prompt_lengths=self.prompt_lengths[index],
+            completion_ids=torch.cat([completions[sequence] for sequence in order] or [empty]),
+            completion_lengths=self.completion_lengths[torch.tensor(order, dtype=torch.int64)],
+            group_of=torch.tensor(
+                [new for new, group in enumerate(groups) for _ in members[group]], dtype=torch.int64
+            ),
+            roles=tuple(self.roles[sequence] for sequence in order),
+            keys=tuple(self.keys[sequence] for sequence in order),
+            weights=self.weights[index],
+            margins=self.margins[index],
+            probabilities=self.probabilities[index],
+        )
+
+
+@dataclass(frozen=True)
+class SequenceLogProbs:
+    """Log-probs of S completions under one model, in nats, fp32.
+
+    `tokens` holds the T per-token values one completion after the other (`counts` of them each), where they
+    are known: a policy always has them, a reference table only when it was scored with `--token-values`.
+    """
+
+    sums: Float[Tensor, " S"]
+    counts: Int64[Tensor, " S"]
+    tokens: Float[Tensor, " T"] | None = None
+
+    def __getitem__(self, index: Int64[Tensor, " n"]) -> "SequenceLogProbs":
+        """Return the sequences at `index`; per-token values follow."""
+        tokens = None
+        if self.tokens is not None:
+            pieces = torch.split(self.tokens, self.counts.tolist())
+            tokens = torch.cat([pieces[i] for i in index.tolist()] or [self.tokens[:0]])
+        return SequenceLogProbs(self.sums[index], self.counts[index], tokens)
+
+    def detach(self) -> "SequenceLogProbs":
+        """Return the same values without their graph."""
+        return SequenceLogProbs(
+            self.sums.detach(), self.counts, None if self.tokens is None else self.tokens.detach()
+        )
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What an objective sees: policy and reference log-probs of the same S completions, and who is who.
+
+    `chosen` and `rejected` are sequence indices of the P pairs, in step. Objectives on single completions
+    use `roles`. `reference` is None where the run has none; objectives that need one are refused before.
+    """
+
+    policy: SequenceLogProbs
+    reference: SequenceLogProbs | None
+    roles: tuple[str, ...]
+    group_of: Int64[Tensor, " S"]
+    chosen: Int64[Tensor, " P"]
+    rejected: Int64[Tensor, " P"]
+    weights: Float[Tensor, " G"]
+    margins: Float[Tensor, " G"]
+    probabilities: Float[Tensor, " G"]
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One addend of a loss: per-unit values and the unit whose global count divides their sum.
+
+    `unit` is `pairs`, `sequences`, `tokens` (all completion tokens) or `chosen_tokens`; the training loop
+    knows the count of each over the whole update and all processes, so micro-batches never change a loss.
+    """
+
+    values: Float[Tensor, " units"]
+    unit: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Terms of the loss, and the per-pair margins the loss used, for the `objective/*` metrics."""
+
+    terms: tuple[LossTerm, ...]
+    chosen: Float[Tensor, " P"]
+    """What the objective treats as the chosen completion's score (`objective/chosen`)."""
+    rejected: Float[Tensor, " P"]
+
+
+PerTokenMask = Bool[Tensor, " T"]

@@ -1,0 +1,55 @@
+"""Rules every test runs under: no network, one thread, shapes checked, fixed seeds."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook
+
+_HOOK = install_import_hook(["tether.records", "tether.objectives", "tether.policies"], "beartype.beartype")
+
+import pytest
+import torch
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+torch.set_num_threads(1)
+
+
+class NetworkUsed(AssertionError):
+    """A test tried to leave the machine."""
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that is not to this machine itself."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else address
+        if self.family in (socket.AF_INET, socket.AF_INET6) and host not in ("127.0.0.1", "::1", "localhost"):
+            raise NetworkUsed(f"a test connected to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> Iterator[None]:
+    """Start every test from the same random state."""
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Return the folder of real preference data, or skip where it is not beside the checkout."""
+    if not DATA.is_dir():
+        pytest.skip("real preference data is not redistributed with the project (see CONTRIBUTING.md)")
+    return DATA

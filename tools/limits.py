@@ -1,0 +1,32 @@
+"""Hold the size limits: 400 lines a file, 80 lines a function, no file named after nothing."""
+
+import ast
+import sys
+from pathlib import Path
+
+MAX_FILE, MAX_FUNCTION = 400, 80
+FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
+
+
+def problems(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    found: list[str] = []
+    lines = text.count("\n")
+    if lines > MAX_FILE:
+        found.append(f"{path}: {lines} lines, limit {MAX_FILE}")
+    if path.stem in FORBIDDEN_NAMES:
+        found.append(f"{path}: a file named {path.stem} says nothing of its content")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION:
+                found.append(f"{path}:{node.lineno}: {node.name} has {length} lines, limit {MAX_FUNCTION}")
+    return found
+
+
+if __name__ == "__main__":
+    everything = [
+        p for root in ("src", "tools") for path in sorted(Path(root).rglob("*.py")) for p in problems(path)
+    ]
+    print("\n".join(everything) or "limits: held")
+    sys.exit(bool(everything))
