@@ -44,6 +44,8 @@ class Completion:
     score: float | None = None
     reference_logprob: float | None = None
     """Summed log-prob a data column gives for this completion (nats): RefDPO's and TRL's columns."""
+    cut: bool = False
+    """Truncation removed the end of this completion: it has no end token, for any model."""
 
 
 @dataclass(frozen=True, slots=True)
