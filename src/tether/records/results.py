@@ -29,6 +29,18 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Finding(Record):
+    """One kind of thing a preflight found, with every row it was found in."""
+
+    kind: str
+    severity: Literal["dropped", "warning", "note"]
+    count: int
+    rows: tuple[str, ...] = ()
+    """Row ids, all of them; what is printed is shortened, not this."""
+    text: str
+    """One sentence: what it is and what to do."""
+
+
 class Sample(Record):
     """One prompt answered by the model before and after training."""
 
