@@ -1,0 +1,149 @@
+"""The set of cells (settings, models) that cannot be told from the best one. Numpy on saved scores."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tether.analysis.stats import resampling_weights
+from tether.errors import DataError, UsageError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceSet:
+    """Cells not distinguishable from the best, with the p-value at which each would leave the set."""
+
+    members: tuple[int, ...]
+    """Indices of the cells in the set, in the order given."""
+    p_values: tuple[float, ...]
+    """One per cell: the set at level 1 - alpha is {p >= alpha}; the best-looking cell has 1."""
+    means: tuple[float, ...]
+    standard_errors: tuple[float, ...]
+    """Of each cell's own mean, over prompts and (where there are several) seeds."""
+    best: int
+    """Index of the highest mean."""
+    alpha: float
+
+
+def model_confidence_set(
+    scores: ArrayLike, *, alpha: float = 0.05, draws: int = 2000, seed: int = 0
+) -> ConfidenceSet:
+    """Return the cells that contain the best one with probability 1 - alpha; higher scores are better.
+
+    Hansen, Lunde and Nason 2011 (Econometrica 79), T_max rule: while the largest studentised shortfall from
+    the mean of the remaining cells is improbable under equality, its cell leaves. Its distribution comes from
+    one bootstrap of prompts shared by all cells (so every comparison is paired), plus, with several seeds,
+    seed effects under Student multipliers with S - 1 degrees of freedom.
+
+    Args:
+        scores: [cells, prompts], or [cells, seeds, prompts] with the same seeds and prompts in every cell.
+        alpha: error rate of the whole procedure.
+        draws: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        DataError: wrong shape, fewer than two prompts, a value that is not finite.
+        UsageError: alpha outside (0, 1).
+
+    """
+    values = _checked(scores, alpha)
+    cells = len(values)
+    shifts = _shifts(values, draws=draws, seed=seed)
+    means = values.mean(axis=(1, 2))
+    remaining = list(range(cells))
+    p_values = np.ones(cells)
+    reached = 0.0
+    while len(remaining) > 1:
+        p, worst = _test(values[remaining], shifts[:, :, remaining])
+        reached = max(reached, p)
+        p_values[remaining[worst]] = reached
+        remaining.pop(worst)
+    members = tuple(i for i in range(cells) if p_values[i] >= alpha)
+    return ConfidenceSet(
+        members,
+        tuple(float(p) for p in p_values),
+        tuple(float(m) for m in means),
+        tuple(float(np.sqrt(_variance(values[c][None])[0])) for c in range(cells)),
+        int(means.argmax()),
+        alpha,
+    )
+
+
+def tightest_within_one_se(result: ConfidenceSet, tightness: ArrayLike) -> int:
+    """Return the tightest cell whose mean is within one standard error of the best (one-standard-error rule).
+
+    `tightness` holds one number per cell, larger is tighter (beta). The standard error is the best cell's.
+    """
+    order = np.asarray(tightness, dtype=np.float64)
+    limit = result.means[result.best] - result.standard_errors[result.best]
+    good = [c for c in range(len(result.means)) if result.means[c] >= limit]
+    return max(good, key=lambda c: (order[c], result.means[c]))
+
+
+def _checked(scores: ArrayLike, alpha: float) -> Array:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim == 2:
+        values = values[:, None, :]
+    if values.ndim != 3 or values.shape[2] < 2 or values.shape[0] < 1:
+        raise DataError(f"scores of shape {values.shape}: [cells, (seeds,) prompts >= 2] needed")
+    if not np.isfinite(values).all():
+        raise DataError("scores hold NaN or infinite values: keep the prompts that every cell answered")
+    if not 0 < alpha < 1:
+        raise UsageError(f"alpha {alpha}: between 0 and 1 needed, 0.05 for instance")
+    return values
+
+
+def _shifts(values: Array, *, draws: int, seed: int) -> Array:
+    """Return [2, draws, cells]: centred deviations of the means from prompts, and from seeds."""
+    _, seeds, prompts = values.shape
+    by_prompt = values.mean(axis=1)
+    weights = resampling_weights(prompts, draws=draws, seed=seed)
+    from_prompts = weights @ (by_prompt - by_prompt.mean(axis=1, keepdims=True)).T
+    from_prompts *= np.sqrt(prompts / (prompts - 1)) / prompts
+    if seeds == 1:
+        return np.stack([from_prompts, np.zeros_like(from_prompts)])
+    generator = np.random.default_rng([seed, 1])
+    by_seed = values.mean(axis=2)
+    multipliers = generator.standard_normal((draws, seeds))
+    multipliers *= np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=(draws, 1)))
+    from_seeds = multipliers @ (by_seed - by_seed.mean(axis=1, keepdims=True)).T
+    return np.stack([from_prompts, from_seeds / np.sqrt(seeds * (seeds - 1))])
+
+
+def _variance(contrasts: Array) -> Array:
+    """Return the variance of the mean of each [seeds, prompts] table (see `stats.two_level_interval`)."""
+    from_prompts, from_seeds, rest = _parts(contrasts)
+    return np.maximum(from_prompts, from_seeds + from_prompts - rest)
+
+
+def _parts(tables: Array) -> tuple[Array, Array, Array]:
+    _, seeds, prompts = tables.shape
+    by_seed, by_prompt = tables.mean(axis=2), tables.mean(axis=1)
+    from_prompts = by_prompt.var(axis=1, ddof=1) / prompts
+    if seeds == 1:
+        return from_prompts, np.zeros_like(from_prompts), np.zeros_like(from_prompts)
+    grand = tables.mean(axis=(1, 2))
+    rest = tables - by_seed[:, :, None] - by_prompt[:, None, :] + grand[:, None, None]
+    squares = (rest**2).sum(axis=(1, 2)) / ((seeds - 1) * (prompts - 1) * seeds * prompts)
+    return from_prompts, by_seed.var(axis=1, ddof=1) / seeds, squares
+
+
+def _test(values: Array, shifts: Array) -> tuple[float, int]:
+    """Return the p-value of equality of these cells and the position of the weakest."""
+    contrasts = values.mean(axis=0, keepdims=True) - values
+    gaps = contrasts.mean(axis=(1, 2))
+    from_prompts, from_seeds, rest = _parts(contrasts)
+    # Both levels carry the noise of single answers; taking it out of the seeds' share counts it once.
+    share = np.sqrt(
+        np.clip(1 - np.divide(rest, from_seeds, out=np.ones_like(rest), where=from_seeds > 0), 0, 1)
+    )
+    se = np.sqrt(from_prompts + from_seeds * share**2)
+    drawn = shifts.mean(axis=2, keepdims=True) - shifts
+    moved = drawn[0] + drawn[1] * share
+    certain = np.where(gaps > 0, np.inf, 0.0)
+    observed = np.divide(gaps, se, out=certain, where=se > 0)
+    simulated = np.divide(moved, se, out=np.zeros_like(moved), where=se > 0).max(axis=1)
+    weakest = int(observed.argmax())
+    return float(np.mean(simulated >= observed[weakest])), weakest
