@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tether.records.tensors import GroupBatch
+
 CORPUS = [
     "Human: How do I bake bread? Assistant: Mix flour, water, salt and yeast, then wait and bake it hot.",
     "The quick brown fox jumps over the lazy dog while seven wizards quietly judge my boxes of jam.",
@@ -88,3 +90,34 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8},
     "qwen3": {"head_dim": 8},
 }
+
+
+def tiny_batch(
+    shapes: list[tuple[int, list[int]]], *, vocab_size: int = 384, seed: int = 0, start: int = 0
+) -> GroupBatch:
+    """Return groups of random tokens: one (prompt length, completion lengths) per group."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(count: int) -> torch.Tensor:
+        return torch.randint(3, vocab_size, (count,), generator=generator)
+
+    drawn = [(ids(prompt), [ids(length) for length in lengths]) for prompt, lengths in shapes]
+    roles = [
+        role
+        for _, lengths in shapes
+        for role in (["chosen", "rejected"] if len(lengths) == 2 else ["completion"] * len(lengths))
+    ]
+    completions = [completion for _, group in drawn for completion in group]
+    return GroupBatch(
+        row_ids=tuple(f"row-{start + i}" for i in range(len(shapes))),
+        prompt_ids=torch.cat([prompt for prompt, _ in drawn]),
+        prompt_lengths=torch.tensor([len(prompt) for prompt, _ in drawn]),
+        completion_ids=torch.cat(completions),
+        completion_lengths=torch.tensor([len(completion) for completion in completions]),
+        group_of=torch.tensor([i for i, (_, group) in enumerate(drawn) for _ in group]),
+        roles=tuple(roles),
+        keys=tuple(f"key-{i}" for i in range(len(completions))),
+        weights=torch.ones(len(shapes)),
+        margins=torch.zeros(len(shapes)),
+        probabilities=torch.ones(len(shapes)),
+    )

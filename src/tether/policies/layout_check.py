@@ -1,0 +1,116 @@
+"""Start-up check: the layout asked for must give the padded layout's numbers, or the run uses padded."""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from tether.errors import ModelError, UsageError
+from tether.policies.head import check_head, take_apart
+from tether.policies.layouts import Layout
+from tether.policies.logprobs import sequence_logprobs
+from tether.records.tensors import GroupBatch, SequenceLogProbs
+
+ROWS = 4
+"""Groups compared; a wrong mask shows on every one."""
+
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+@dataclass(frozen=True)
+class LayoutChoice:
+    """The layout a run uses, what was asked for, why they differ (one line), and the measured error."""
+
+    name: Layout
+    requested: str
+    reason: str | None
+    error: float
+    """Largest |difference of a completion's sum from padded| / (1 + sum of its tokens' |log p|)."""
+
+
+def choose_layout(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice:
+    """Compare the layout asked for with `padded` on a few groups of `batch` and return the one to use.
+
+    `auto` takes packed, else shared, else padded: the first that agrees. The limit is 1e-5 relative in fp32,
+    one unit of rounding in half precision, or four times the difference between two padded batch sizes.
+
+    Raises:
+        ModelError: the model's logits are not understood (see `head.check_head`).
+        UsageError: a layout that does not exist.
+
+    """
+    names = (*get_args(Layout), "auto")
+    if requested not in names:
+        raise UsageError(f"layout {requested!r} does not exist; use one of {', '.join(names)}")
+    check_head(model)
+    if requested == "padded":
+        return LayoutChoice("padded", requested, None, 0.0)
+    if reason := _cannot_share(model):
+        return LayoutChoice("padded", requested, reason, 0.0)
+    some = batch.select(range(min(ROWS, len(batch))))
+    training = model.training
+    model.eval()
+    try:
+        return _first_that_agrees(model, requested, some)
+    finally:
+        model.train(training)
+
+
+def _first_that_agrees(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice:
+    with torch.no_grad():
+        oracle = sequence_logprobs(model, batch, layout="padded")
+        singles = [
+            sequence_logprobs(model, batch.select([group]), layout="padded") for group in range(len(batch))
+        ]
+        noise = _error(SequenceLogProbs(torch.cat([s.sums for s in singles]), oracle.counts), oracle)
+        limit = max(1e-5, torch.finfo(_compute_dtype(model)).eps, 4 * noise)
+        reasons: list[str] = []
+        candidates: tuple[Layout, ...] = ("packed", "shared") if requested == "auto" else (_named(requested),)
+        for name in candidates:
+            try:
+                error = _error(sequence_logprobs(model, batch, layout=name), oracle)
+            except torch.OutOfMemoryError:
+                raise
+            except (ModelError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as failure:
+                # Whatever a model's own code makes of a foreign mask, the answer is the same: do not use it.
+                reasons.append(
+                    f"{name}: {str(failure).splitlines()[0] if str(failure) else type(failure).__name__}"
+                )
+                continue
+            if error <= limit:
+                return LayoutChoice(name, requested, "; ".join(reasons) or None, error)
+            reasons.append(
+                f"{name}: log-probs differ from padded by {error:.1e} relative (limit {limit:.0e})"
+            )
+    return LayoutChoice("padded", requested, "; ".join(reasons), 0.0)
+
+
+def _named(requested: str) -> Layout:
+    return next(name for name in get_args(Layout) if name == requested)
+
+
+def _error(ours: SequenceLogProbs, oracle: SequenceLogProbs) -> float:
+    assert oracle.tokens is not None, "a policy knows its tokens"
+    sizes = torch.stack([part.abs().sum() for part in oracle.tokens.split(oracle.counts.tolist())])
+    error = float(((ours.sums - oracle.sums).abs() / (1 + sizes)).max())
+    return error if error == error else float("inf")
+
+
+def _compute_dtype(model: Any) -> torch.dtype:
+    parameter = next(model.parameters())
+    kind = parameter.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return parameter.dtype
+
+
+def _cannot_share(model: Any) -> str | None:
+    """Return why this model's layers cannot keep completions apart, where its config already says so."""
+    backbone: Any = take_apart(model).backbone
+    config = backbone.config.get_text_config()
+    other = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION)
+    if other:
+        return f"{config.model_type} has {', '.join(other)} layers, which cannot share a prompt"
+    if getattr(backbone, "_is_stateful", False):
+        return f"{config.model_type} is recurrent and cannot share a prompt"
+    return None

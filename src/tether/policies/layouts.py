@@ -1,0 +1,231 @@
+"""From a ragged `GroupBatch` to model inputs, in three layouts that give one answer.
+
+    padded   every completion in a row of its own behind its own copy of the prompt: the oracle
+    shared   one row per group: prompt, then completions that see the prompt and themselves only
+    packed   all groups in one row, one after the other: linear layers see real tokens only
+
+Positions of every completion start where its prompt ends. The hidden state that predicts a token is the one
+before it; for a completion's first token that is the prompt's last, once per completion.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tether.errors import DataError, UsageError
+from tether.policies.packed import ACCELERATOR_COSTS, CPU_COSTS, PackedPlan, plan_packed
+from tether.records.tensors import GroupBatch
+
+Layout = Literal["padded", "shared", "packed"]
+
+PROMPT, PADDING = 0, -1
+
+
+@dataclass(frozen=True)
+class LayoutInputs:
+    """What the backbone is given (B rows of L tokens) and where the answers stand in what it returns."""
+
+    layout: Layout
+    input_ids: Int64[Tensor, "B L"]
+    position_ids: Int64[Tensor, "B L"]
+    segments: Int64[Tensor, "B L"]
+    """-1 padding, 0 prompt, k the k-th completion of the row's group (padded: 0 for every real token)."""
+    sources: Int64[Tensor, " T"]
+    """For each completion token, in the batch's order, the flat index of the state that predicts it."""
+    plan: PackedPlan | None = None
+    """The attention calls of a packed row."""
+
+    @property
+    def attention_mask(self) -> Int64[Tensor, "B L"]:
+        """1 for a token, 0 for padding."""
+        return (self.segments != PADDING).to(torch.int64)
+
+    def to(self, device: torch.device) -> "LayoutInputs":
+        """Return the inputs on this device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            segments=self.segments.to(device, non_blocking=True),
+            sources=self.sources.to(device, non_blocking=True),
+            plan=None if self.plan is None else self.plan.to(device),
+        )
+
+
+def lay_out(batch: GroupBatch, layout: Layout, device: torch.device | None = None) -> LayoutInputs:
+    """Return the model inputs of a batch in one layout, on `device` (the CPU unless given).
+
+    Raises:
+        DataError: a prompt without tokens, or a group without completions.
+        UsageError: a layout that does not exist.
+
+    """
+    device = device or torch.device("cpu")
+    _check(batch)
+    if layout == "padded":
+        inputs = _padded(batch)
+    elif layout == "shared":
+        inputs = _shared(batch)
+    elif layout == "packed":
+        inputs = _packed(batch, accelerator=device.type != "cpu")
+    else:
+        raise UsageError(f"layout {layout!r} does not exist; use one of {', '.join(get_args(Layout))}")
+    return inputs.to(device)
+
+
+def layout_tokens(batch: GroupBatch, layout: Layout) -> list[int]:
+    """Return how many tokens each group adds to a micro-batch in this layout, padding aside."""
+    totals = torch.zeros(len(batch), dtype=torch.int64).index_add_(
+        0, batch.group_of, batch.completion_lengths
+    )
+    copies = torch.bincount(batch.group_of, minlength=len(batch)) if layout == "padded" else 1
+    return (batch.prompt_lengths * copies + totals).tolist()
+
+
+def microbatches(batch: GroupBatch, layout: Layout, max_tokens: int) -> list[list[int]]:
+    """Cut a batch into runs of whole groups, in order, of at most `max_tokens` positions with padding.
+
+    Rows of `padded` and `shared` count as long as the longest of the run. A group larger than the budget
+    stands alone.
+    """
+    if max_tokens < 1:
+        raise UsageError(f"max_tokens_per_microbatch is {max_tokens}; it must be at least 1")
+    sizes = layout_tokens(batch, layout)
+    completions = torch.bincount(batch.group_of, minlength=len(batch)).tolist()
+    widths = list(sizes)
+    if layout == "padded":
+        rows = batch.prompt_lengths[batch.group_of] + batch.completion_lengths
+        longest = torch.zeros(len(batch), dtype=torch.int64)
+        widths = longest.scatter_reduce(0, batch.group_of, rows, "amax").tolist()
+    cut: list[list[int]] = []
+    count, width = 0, 0
+    for group, size in enumerate(sizes):
+        more = completions[group] if layout == "padded" else 1
+        wider = max(width, widths[group])
+        cost = count + size if layout == "packed" else (count + more) * wider
+        if cut and cost <= max_tokens:
+            cut[-1].append(group)
+            count, width = count + (size if layout == "packed" else more), wider
+        else:
+            cut.append([group])
+            count, width = (size if layout == "packed" else more), widths[group]
+    return cut
+
+
+def _check(batch: GroupBatch) -> None:
+    empty = (batch.prompt_lengths < 1).nonzero()
+    if len(empty):
+        name = batch.row_ids[int(empty[0])]
+        raise DataError(f"row {name}: the prompt has no tokens; a prompt needs at least one (a BOS will do)")
+    alone = (torch.bincount(batch.group_of, minlength=len(batch)) == 0).nonzero()
+    if len(alone):
+        raise DataError(f"row {batch.row_ids[int(alone[0])]}: the group has no completions")
+
+
+def within(lengths: Int64[Tensor, " n"]) -> Int64[Tensor, " total"]:
+    """Return 0, 1, ..., length - 1 for each length, one after the other."""
+    total = int(lengths.sum())
+    return torch.arange(total) - torch.repeat_interleave(starts_of(lengths), lengths)
+
+
+def starts_of(lengths: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Return where each of n stretches begins when they stand one after the other."""
+    return lengths.cumsum(0) - lengths
+
+
+def _padded(batch: GroupBatch) -> LayoutInputs:
+    prompts = torch.split(batch.prompt_ids, batch.prompt_lengths.tolist())
+    completions = torch.split(batch.completion_ids, batch.completion_lengths.tolist())
+    groups = batch.group_of.tolist()
+    rows = [torch.cat([prompts[g], completion]) for g, completion in zip(groups, completions, strict=True)]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=0)
+    lengths = torch.tensor([len(row) for row in rows])[:, None]
+    columns = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+    sources = [
+        row * input_ids.shape[1] + len(prompts[group]) - 1 + torch.arange(len(completions[row]))
+        for row, group in enumerate(groups)
+    ]
+    return LayoutInputs(
+        "padded",
+        input_ids,
+        columns,
+        torch.where(columns < lengths, PROMPT, PADDING),
+        torch.cat(sources),
+    )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where every prompt and completion begins: its row and column."""
+
+    prompt_column: Int64[Tensor, " G"]
+    completion_column: Int64[Tensor, " S"]
+    rank: Int64[Tensor, " S"]
+    sizes: Int64[Tensor, " G"]
+
+
+def _places(batch: GroupBatch, *, one_row: bool) -> _Places:
+    counts = torch.bincount(batch.group_of, minlength=len(batch))
+    begin = starts_of(batch.completion_lengths)
+    first = starts_of(counts)
+    sizes = batch.prompt_lengths + torch.zeros(len(batch), dtype=torch.int64).index_add_(
+        0, batch.group_of, batch.completion_lengths
+    )
+    prompt_column = starts_of(sizes) if one_row else torch.zeros_like(sizes)
+    inside = begin - begin[first][batch.group_of]
+    completion_column = (prompt_column + batch.prompt_lengths)[batch.group_of] + inside
+    rank = torch.arange(batch.sequences) - first[batch.group_of] + 1
+    return _Places(prompt_column, completion_column, rank, sizes)
+
+
+def _filled(batch: GroupBatch, places: _Places, layout: Layout, rows: int, width: int) -> LayoutInputs:
+    """Write prompts and completions to their places; everything else is padding."""
+    one_row = layout == "packed"
+    prompt_row = torch.zeros_like(batch.prompt_lengths) if one_row else torch.arange(len(batch))
+    prompt_at = torch.repeat_interleave(
+        prompt_row * width + places.prompt_column, batch.prompt_lengths
+    ) + within(batch.prompt_lengths)
+    step = within(batch.completion_lengths)
+    completion_at = (
+        torch.repeat_interleave(
+            prompt_row[batch.group_of] * width + places.completion_column, batch.completion_lengths
+        )
+        + step
+    )
+    last_prompt = (prompt_row * width + places.prompt_column + batch.prompt_lengths - 1)[batch.group_of]
+    offset = torch.repeat_interleave(batch.prompt_lengths[batch.group_of], batch.completion_lengths)
+    input_ids = torch.zeros(rows * width, dtype=torch.int64)
+    position_ids = torch.zeros(rows * width, dtype=torch.int64)
+    segments = torch.full((rows * width,), PADDING)
+    input_ids[prompt_at], input_ids[completion_at] = batch.prompt_ids, batch.completion_ids
+    position_ids[prompt_at], position_ids[completion_at] = within(batch.prompt_lengths), offset + step
+    segments[prompt_at] = PROMPT
+    segments[completion_at] = torch.repeat_interleave(places.rank, batch.completion_lengths)
+    last_prompt = torch.repeat_interleave(last_prompt, batch.completion_lengths)
+    sources = torch.where(step == 0, last_prompt, completion_at - 1)
+    shape = (rows, width)
+    return LayoutInputs(
+        layout, input_ids.view(shape), position_ids.view(shape), segments.view(shape), sources
+    )
+
+
+def _shared(batch: GroupBatch) -> LayoutInputs:
+    places = _places(batch, one_row=False)
+    return _filled(batch, places, "shared", len(batch), int(places.sizes.max()))
+
+
+def _packed(batch: GroupBatch, *, accelerator: bool) -> LayoutInputs:
+    places = _places(batch, one_row=True)
+    plan = plan_packed(
+        places.prompt_column.tolist(),
+        batch.prompt_lengths.tolist(),
+        places.completion_column.tolist(),
+        batch.completion_lengths.tolist(),
+        batch.group_of.tolist(),
+        costs=ACCELERATOR_COSTS if accelerator else CPU_COSTS,
+    )
+    return replace(_filled(batch, places, "packed", 1, int(places.sizes.sum())), plan=plan)
