@@ -1,1 +1,1 @@
-"""generation"""
+"""Weights -> completions, and a model measured on its own samples."""
