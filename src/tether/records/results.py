@@ -37,6 +37,8 @@ class Finding(Record):
     count: int
     rows: tuple[str, ...] = ()
     """Row ids, all of them; what is printed is shortened, not this."""
+    details: tuple[str, ...] = ()
+    """What was found in each of `rows`, in step; empty where the text says it all."""
     text: str
     """One sentence: what it is and what to do."""
 

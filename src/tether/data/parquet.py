@@ -1,0 +1,57 @@
+"""Parquet files as raw rows, a batch at a time. In its own file, so that a JSONL run never loads Arrow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tether.data.raw import RawRow
+from tether.records.rows import Origin
+
+BATCH = 256
+
+
+def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
+    """Yield one row per record; a damaged file or an undecodable cell becomes a problem of its row."""
+    row = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            twice = next((column for column in columns if columns.count(column) > 1), None)
+            if twice is not None:
+                yield RawRow(Origin(name, 0), None, f"column {twice!r} appears twice; rename one")
+                return
+            for batch in file.iter_batches(batch_size=BATCH):
+                for value in _values(batch):
+                    yield _row(Origin(name, row), value)
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        yield RawRow(Origin(name, row), None, f"the Parquet file cannot be read further: {reason}")
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
+            try:
+                yield batch.slice(index, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield error
+
+
+def _row(origin: Origin, value: dict[str, Any] | UnicodeDecodeError) -> RawRow:
+    if isinstance(value, UnicodeDecodeError):
+        message = f"byte {value.start} of a text cell (0x{value.object[value.start]:02x}) is not UTF-8"
+        return RawRow(origin, None, message, "bad_utf8")
+    return RawRow(origin, {column: _without_nulls(part) for column, part in value.items()})
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop null members of structs: Parquet has no other way to say that a message lacks a key."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
