@@ -188,7 +188,9 @@ def detect(values: Sequence[Row]) -> Format:
     if votes:
         most = max(votes.values())
         return next(format_ for format_ in FORMATS if votes[format_.name] == most)
-    seen = list(dict.fromkeys(name for value in values for name in value))
+    # A name from the file reaches the terminal: control characters are spelled out.
+    names = dict.fromkeys(name for value in values for name in value)
+    seen = [name if name.isprintable() else repr(name) for name in names]
     shown = ", ".join(seen[:20]) + (f" and {len(seen) - 20} more" if len(seen) > 20 else "")
     known = "; ".join(f"{f.name} ({', '.join(f.columns)})" for f in FORMATS)
     raise DataError(f"no known row format has the columns {shown or '(none)'}. Known: {known}")

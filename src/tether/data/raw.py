@@ -57,7 +57,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._stream.read(len(buffer))
+        piece = self._stream.read1(len(buffer))
         self._read += len(piece)
         if self._read > BOMB_BYTES and self._read > BOMB_RATIO * self._packed:
             raise DataError(

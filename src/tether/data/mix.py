@@ -1,0 +1,83 @@
+"""Held-out splits and mixes of sources: pure functions of rows and seed, so any run can repeat them."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from tether.data.prompts import prompt_text
+from tether.errors import DataError, UsageError
+from tether.records.rows import Preference
+
+Rows = list[Preference]
+
+
+def split(rows: Sequence[Preference], fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Return (train, eval): whole prompts are held out until `fraction` of the rows is.
+
+    Which prompts are held out depends on their text and the seed only, not on the order of the rows; both
+    parts keep the order of the rows. Rows of one prompt never land on both sides.
+
+    Raises:
+        UsageError: fraction outside [0, 1).
+        DataError: fewer than two different prompts.
+
+    """
+    if not 0 <= fraction < 1:
+        raise UsageError(f"eval fraction is {fraction:g}, must lie in [0, 1)")
+    if fraction == 0:
+        return list(rows), []
+    groups: dict[str, int] = defaultdict(int)
+    for row in rows:
+        groups[prompt_text(row.prompt)] += 1
+    if len(groups) < 2:
+        raise DataError(
+            f"cannot hold rows out: {len(rows)} rows share {len(groups)} prompt; name held-out rows instead"
+        )
+    wanted = fraction * len(rows)
+    held: set[str] = set()
+    count = 0
+    for prompt in sorted(groups, key=lambda prompt: _draw(seed, "split", prompt)):
+        if count >= wanted or len(held) == len(groups) - 1:
+            break
+        held.add(prompt)
+        count += groups[prompt]
+    sides: tuple[Rows, Rows] = ([], [])
+    for row in rows:
+        sides[prompt_text(row.prompt) in held].append(row)
+    return sides
+
+
+def mix(sources: Sequence[tuple[Sequence[Preference], float]], seed: int, epoch: int = 0) -> Rows:
+    """Return one epoch of several sources, each with a weight: how often its rows appear.
+
+    Weight 1 is every row once, 2 every row twice, 0.25 a quarter of the rows, another quarter each epoch
+    until all were seen. Rows stay in order within a source; shuffling is the sampler's work. A pure function
+    of its arguments, so a resumed run needs no state but the epoch.
+
+    Raises:
+        UsageError: a weight is negative or not finite, or all are zero.
+
+    """
+    weights = [weight for _, weight in sources]
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise UsageError(f"mix weights are {weights}; each must be finite and >= 0, one of them positive")
+    mixed: Rows = []
+    for number, (rows, weight) in enumerate(sources):
+        mixed += _times(rows, weight, seed, epoch, number)
+    return mixed
+
+
+def _times(rows: Sequence[Preference], weight: float, seed: int, epoch: int, number: int) -> Rows:
+    whole = math.floor(weight)
+    part = round((weight - whole) * len(rows))
+    # One fixed random order per source; each epoch takes the next window of it, so rows are used evenly.
+    order = sorted(range(len(rows)), key=lambda i: _draw(seed, f"mix {number}", str(i)))
+    start = epoch * part
+    extra = sorted(order[(start + i) % len(rows)] for i in range(part))
+    return [*rows] * whole + [rows[i] for i in extra]
+
+
+def _draw(seed: int, purpose: str, text: str) -> bytes:
+    """Return a reproducible random key: the same on every machine and Python."""
+    return hashlib.sha256(f"{seed}\0{purpose}\0{text}".encode("utf-8", "surrogatepass")).digest()
