@@ -1,1 +1,142 @@
-"""The functions behind the commands."""
+"""The functions behind the commands; each returns the record its command prints.
+
+>>> import tether
+>>> record = tether.train(model="models/base", data="pairs.jsonl", output_dir="runs/first", beta=0.1)
+>>> record.results["eval_loss"]
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tether.config.aliases import TRAIN_ALIASES
+from tether.config.parse import build
+from tether.config.train import TrainConfig
+from tether.data.checks import DataReport, load
+from tether.errors import UsageError
+from tether.policies.load import config_summary
+from tether.records.protocols import Evaluator
+from tether.records.results import RunRecord
+from tether.reports.card import write_card
+from tether.reports.page import write_report
+from tether.tokens.render import Renderer
+from tether.training.merge import MergeRecord, merge_adapter
+from tether.training.plan import model_on_meta, plan_run
+from tether.training.policy import IN_MEMORY, InMemory, load_texts
+from tether.training.prepare import prepare, read
+from tether.training.run import Given, task_of
+from tether.training.run import train as run_training
+from tether.training.score import default_budget, device_of
+from tether.training.scoring import ScoreRecord, score_file
+from tether.training.track import Watcher
+from tether.worlds import load_world
+
+Rows = str | Path | Sequence[dict[str, Any]]
+
+
+def train(
+    model: Any,
+    data: Rows,
+    output_dir: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    eval_data: Rows | None = None,
+    evaluators: Sequence[Evaluator | str] = (),
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> RunRecord:
+    """Tune a model on preferences, or supervised; the same as `tether train`.
+
+    `model` is a folder, or a model object (then `tokenizer` is needed; it is trained in place, and its
+    reference is the object as passed). `data` and `eval_data` are files, folders, globs, or lists of rows.
+    Other options are the keys of `tether train`.
+
+    Raises:
+        TetherError: every refusal, with one line that says what to do.
+
+    """
+    memory = None
+    if not isinstance(model, str | Path):
+        if tokenizer is None:
+            raise UsageError("train: a model object needs its tokenizer: train(model, ..., tokenizer=...)")
+        memory = InMemory(model, tokenizer)
+    rows, eval_rows = (None if isinstance(d, str | Path) else d for d in (data, eval_data))
+    values: dict[str, Any] = {
+        "model_name_or_path": IN_MEMORY if memory else str(model),
+        "dataset_name": "(rows in memory)" if rows is not None else str(data),
+        "output_dir": str(output_dir),
+        "evaluators": tuple(e for e in evaluators if isinstance(e, str)),
+        **options,
+    }
+    if eval_data is not None:
+        values["eval_dataset_name"] = "(rows in memory)" if eval_rows is not None else str(eval_data)
+    config = build(TrainConfig, values, aliases=TRAIN_ALIASES, source="train")
+    return train_config(
+        config,
+        given=Given(memory, rows, eval_rows),  # pyright: ignore[reportArgumentType]
+        evaluators=[e for e in evaluators if not isinstance(e, str)],
+        watcher=watcher,
+    )
+
+
+def train_config(
+    config: TrainConfig,
+    *,
+    given: Given | None = None,
+    evaluators: Sequence[Evaluator] = (),
+    watcher: Watcher | None = None,
+) -> RunRecord:
+    """Run a resolved config, then write its page and card."""
+    named = [evaluator_named(name) for name in config.evaluators]
+    record = run_training(config, given=given, evaluators=[*named, *evaluators], watcher=watcher)
+    report(config.output_dir)
+    return record
+
+
+def evaluator_named(name: str) -> Evaluator:
+    """Return the evaluator a config names: `world:NAME`.
+
+    Raises:
+        UsageError: no such evaluator.
+
+    """
+    kind, _, rest = name.partition(":")
+    if kind != "world" or not rest:
+        raise UsageError(f"evaluators: {name!r} is not known; use world:NAME (see tether world list)")
+    return load_world(rest).evaluator()
+
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """Plan a run without loading weights: updates, tokens, expected peak memory, token budget."""
+    loaded = read(config, None, None, task=task_of(config))
+    tokenizer, stops = load_texts(config, None)
+    prepared = prepare(config, loaded, Renderer(tokenizer, stops), task=task_of(config))
+    model = model_on_meta(config_summary(Path(config.model_name_or_path)))
+    budget = config.max_tokens_per_microbatch or default_budget(device_of(config.device))
+    return asdict(plan_run(config, model, prepared.train.groups, budget=budget))
+
+
+def report(run: str | Path) -> Path:
+    """Rebuild the page and the model card of a run folder; return the page's path."""
+    page = write_report(Path(run))
+    if (Path(run) / "model").is_dir():
+        write_card(Path(run))
+    return page
+
+
+def check(data: Rows, *, eval_data: Rows | None = None) -> DataReport:
+    """Inspect preference data before any model loads; the same as `tether check`."""
+    return load(data, eval_spec=eval_data).report  # pyright: ignore[reportArgumentType]
+
+
+def score(model: str | Path, data: str | Path, out: str | Path, **options: Any) -> ScoreRecord:
+    """Score rows with any causal LM and write a reference artifact; the same as `tether score`."""
+    return score_file(Path(model), str(data), Path(out), **options)
+
+
+def merge(run: str | Path, out: str | Path, **options: Any) -> MergeRecord:
+    """Merge a run's adapter into its base; returns the log-prob error of merging."""
+    return merge_adapter(Path(run), Path(out), **options)

@@ -1,46 +1,83 @@
 """The `tether` command: names, groups and error lines. Nothing heavy is imported until a command runs."""
 
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import App, Group
+from cyclopts import App, CycloptsError, Group
 
-from tether.errors import TetherError, UsageError
+from tether.errors import TetherError
 
 TUNE = Group("Tune", sort_key=1)
 LOOK = Group("Look", sort_key=2)
+WORLDS = Group("Worlds", sort_key=3)
 
-app = App(
-    name="tether",
-    help="Tune a language model on preferences, and learn how tightly to hold it to its reference.",
-    version_flags=["--version"],
-)
 COMMANDS = {
     "check": ("tether.cli.check:check", "Inspect preference data before any model loads.", TUNE),
+    "train": ("tether.cli.train:train", "Tune a model on preferences, or supervised.", TUNE),
+    "score": ("tether.cli.score:score", "Score rows with any model: a reference to reuse.", TUNE),
+    "merge": ("tether.cli.merge:merge", "Merge an adapter; says what rounding cost.", TUNE),
+    "generate": ("tether.cli.generate:generate", "Answer prompts, seeded per prompt.", LOOK),
+    "report": ("tether.cli.report:report", "Rebuild a run's page and model card.", LOOK),
+    "winrate": ("tether.cli.winrate:winrate", "Win rates with intervals from annotations.", LOOK),
+    "demo": ("tether.cli.demo:demo", "Tune the bundled model and write its page.", WORLDS),
+    "world": ("tether.cli.world:world", "Worlds whose true reward is known.", WORLDS),
 }
-for name, (target, text, group) in COMMANDS.items():
-    app.command(target, name=name, help=text, group=group)
+
+DESCRIPTION = "Tune a language model on preferences, and learn how tightly to hold it\nto its reference."
+app = App(
+    name="tether",
+    help=DESCRIPTION,
+    version_flags=["--version"],
+)
+for _name, (_target, _text, _group) in COMMANDS.items():
+    app.command(_target, name=_name, help=_text, group=_group)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its documented status."""
+    """Run one command and exit with its documented status (see `errors`)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or bool(os.environ.get("TETHER_DEBUG"))
     words = [word for word in words if word != "--debug"]
+    if not words or words in (["--help"], ["-h"]):
+        sys.stdout.write(overview())
+        sys.exit(0)
     try:
+        if words[0] == "train" and {"--help", "-h"} & set(words):
+            sys.stdout.write(importlib.import_module("tether.cli.train").help_page())
+            sys.exit(0)
         status = app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except TetherError as error:
         sys.exit(_fail(error, error.exit_code, debug))
+    except CycloptsError as error:
+        sys.exit(_fail(error, 2, debug))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130, debug))
+    except Exception as error:  # the last line of defence: a bug of ours, told in one line
+        text = f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback"
+        sys.exit(_fail(text, 1, debug))
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _fail(error: BaseException, status: int, debug: bool) -> int:
+def overview() -> str:
+    """Return the help of the command as a whole; plain text, so that it costs no imports."""
+    lines = ["Usage: tether COMMAND [OPTIONS]", "", DESCRIPTION, ""]
+    groups: dict[str, list[str]] = {}
+    for name, (_, text, group) in COMMANDS.items():
+        groups.setdefault(group.name, []).append(f"  {name:<10} {text}")
+    for title, entries in groups.items():
+        lines += [title, *entries, ""]
+    lines += ["tether COMMAND --help tells more; --version, --debug (tracebacks).", ""]
+    return "\n".join(lines)
+
+
+def _fail(error: object, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    sys.stderr.write(f"tether: {error}\n")
+    sys.stderr.write(f"tether: {' '.join(str(error).split())}\n")
     return status
-
-
-__all__ = ["UsageError", "app", "main"]

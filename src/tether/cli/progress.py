@@ -1,0 +1,95 @@
+"""What a training run shows: one live line, a short table of what was measured, and notes."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+HEAD = f"{'step':>9}  {'loss':>7} {'margin':>8} {'accuracy':>8} {'chosen':>8} {'rejected':>8}  {'tok/s':>7}"
+
+
+class Terminal:
+    """Shows a run on standard error; standard output stays free for results."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._headed = False
+        self._began = time.perf_counter()
+        self._tokens = 0
+
+    def close(self) -> None:
+        """End the live line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _now(self, text: str) -> None:
+        if self._quiet or not self._console.is_terminal:
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+            self._live.start()
+        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+
+    def stage(self, text: str) -> None:
+        """Show what is being done now."""
+        self._now(text + " ...")
+
+    def note(self, text: str) -> None:
+        """Print one thing the user should know."""
+        if not self._quiet:
+            self._console.print(Text(text))
+
+    def step(self, step: int, total: int, loss: float) -> None:
+        """Move the live line."""
+        spent = time.perf_counter() - self._began
+        left = spent / step * (total - step)
+        self._now(f"step {step} of {total}   loss {loss:.4f}   {_clock(left)} left")
+
+    def log(self, line: Mapping[str, Any], *, total: int) -> None:
+        """Print one row of the table."""
+        if self._quiet:
+            return
+        if not self._headed:
+            self._console.print(Text(HEAD, style="bold"))
+            self._headed = True
+        text = measured(line) if line["phase"] == "measure" else self._row(line, total)
+        self._console.print(Text(text))
+
+    def _row(self, line: Mapping[str, Any], total: int) -> str:
+        prefix = "eval_" if line["phase"] == "eval" else ""
+        where = "held-out" if prefix else f"{line['step']}/{total}"
+        cells = [line.get(prefix + name) for name in ("loss", "rewards/margins", "rewards/accuracies")]
+        cells += [line.get(prefix + name) for name in ("rewards/chosen", "rewards/rejected")]
+        rate = ""
+        if not prefix:
+            now = time.perf_counter()
+            rate = f"{(line['num_tokens'] - self._tokens) / max(now - self._began, 1e-9):.0f}"
+            self._tokens, self._began = line["num_tokens"], now
+        shown = [f"{value:.4f}" if value is not None else "" for value in cells]
+        return f"{where:>9}  {shown[0]:>7} " + " ".join(f"{cell:>8}" for cell in shown[1:]) + f"  {rate:>7}"
+
+
+def measured(line: Mapping[str, Any]) -> str:
+    """Return one measurement in words: KL spent, entropy, lengths, scores."""
+    parts: list[str] = []
+    if line.get("kl_start") is not None:
+        parts.append(f"KL from start {line['kl_start']:.3f} +- {line['kl_start_se']:.3f} nats")
+    parts.append(f"entropy {line['entropy']:.2f}, {line['tokens']:.0f} tokens, {line['end_rate']:.0%} ended")
+    parts += [
+        f"{name[7:]} {value:.3f} +- {line.get('scores_se/' + name[7:], 0):.3f}"
+        for name, value in line.items()
+        if name.startswith("scores/")
+    ]
+    return f"{'samples':>9}  " + "; ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

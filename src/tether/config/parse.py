@@ -1,0 +1,109 @@
+"""YAML and command-line values -> a frozen config; every refusal is one line that names the key."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tether.errors import UsageError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML without tags that build objects, and without keys given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-5 as text because it lacks a dot; people write learning rates that way.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UsageError: the file is missing, is no mapping, holds a tag, or gives a key twice.
+
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UsageError(
+            f"{path}: a config is a mapping of keys to values, found a {type(document).__name__}"
+        )
+    return {str(key): value for key, value in document.items()}
+
+
+def build(
+    model: type[Config],
+    values: Mapping[str, Any],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    source: str = "options",
+) -> Config:
+    """Build a config from a file's values and the command line's, the latter winning.
+
+    Raises:
+        UsageError: an unknown key (with the nearest name), a missing one, or a value out of range.
+
+    """
+    merged = _canonical(model, values, aliases or {}, source)
+    merged |= _canonical(model, overrides or {}, aliases or {}, "options")
+    try:
+        return model.model_validate(merged)
+    except ValidationError as error:
+        raise UsageError(_one_line(error, source)) from error
+
+
+def _canonical(
+    model: type[BaseModel], values: Mapping[str, Any], aliases: Mapping[str, str], source: str
+) -> dict[str, Any]:
+    known = set(model.model_fields)
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        name = name if name in known else aliases.get(name, name)
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *aliases], n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{source}: unknown key {key!r}{hint}")
+        if name in result:
+            raise UsageError(f"{source}: {name} is given twice (also as {key!r})")
+        result[name] = value
+    return result
+
+
+def _one_line(error: ValidationError, source: str) -> str:
+    parts: list[str] = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"]) or "config"
+        text = item["msg"].removeprefix("Value error, ")
+        given = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        parts.append(f"{name}: {text[:1].lower()}{text[1:]}{given}")
+    return f"{source}: " + "; ".join(parts)

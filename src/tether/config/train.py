@@ -1,0 +1,156 @@
+"""Every knob of `tether train`: TRL/HF names, with unit, default and source. Frozen; unknown keys refused."""
+
+import math
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from tether.config.objective import ObjectiveOptions
+
+REFERENCE_KINDS = ("self", "none", "prior", "columns", "model:PATH", "artifact:PATH")
+
+
+def knob(group: str, text: str, default: Any = ..., **limits: Any) -> Any:
+    """Declare one option: the help group it is listed under, what it means, its default and limits."""
+    return Field(default, description=text, json_schema_extra={"group": group}, **limits)
+
+
+class TrainConfig(ObjectiveOptions):
+    """Options of one training run, supervised or on preferences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model_name_or_path: str = knob("Model", "Model folder, or an adapter folder (PEFT). Alias: model.")
+    dataset_name: str | tuple[str, ...] = knob("Data", "File, folder or glob of training rows. Alias: data.")
+    output_dir: str = knob("Run", "Run folder: made, resumed, or refused.")
+
+    eval_dataset_name: str | None = knob(
+        "Data", "File, folder or glob of held-out rows. Alias: eval-data.", None
+    )
+    eval_fraction: float = knob(
+        "Data", "Share of prompts held out when no eval data is given.", 0.0, ge=0, lt=1
+    )
+    max_length: int | None = knob("Data", "Tokens of prompt + completion; longer is cut.", 1024, gt=1)
+    truncation_mode: Literal["keep_start", "keep_end", "drop"] = knob(
+        "Data", "What goes when a row is too long: the end, the prompt's start, the row.", "keep_start"
+    )
+    train_sampling_strategy: Literal["random", "sequential"] = knob(
+        "Data", "Shuffle each epoch by seed, or keep file order.", "random"
+    )
+
+    reference: str = knob("Objective", "self, none, prior, columns, model:PATH or artifact:PATH.", "self")
+
+    bf16: bool | None = knob("Model", "bf16 compute, fp32 weights; unset: on CUDA only.", None)
+    device: str = knob("Model", "auto, cpu, cuda or cuda:N.", "auto")
+    attn_implementation: str | None = knob("Model", "sdpa or eager; unset: the model's own choice.", None)
+    gradient_checkpointing: bool = knob(
+        "Model", "Recompute activations per block: less memory, more time.", False
+    )
+    disable_dropout: bool = knob("Model", "No dropout in policy and reference.", True)
+
+    use_peft: bool = knob("LoRA", "Train a LoRA adapter instead of all weights.", False)
+    lora_r: int = knob("LoRA", "Rank.", 16, gt=0)
+    lora_alpha: float = knob("LoRA", "Scale; the update is alpha / r times B A.", 32, gt=0)
+    lora_dropout: float = knob("LoRA", "Dropout on the adapter's input.", 0.0, ge=0, lt=1)
+    lora_target_modules: tuple[str, ...] = knob("LoRA", "Module names, or all-linear.", ("all-linear",))
+
+    num_train_epochs: float = knob("Optimiser", "Passes over the data.", 3.0, gt=0)
+    max_steps: int = knob("Optimiser", "Updates; overrides epochs when > 0.", -1)
+    train_batch_size: int | None = knob("Optimiser", "Pairs per update over all processes.", None, gt=0)
+    per_device_train_batch_size: int = knob("Optimiser", "TRL's spelling of the batch: see next.", 8, gt=0)
+    gradient_accumulation_steps: int = knob(
+        "Optimiser", "Times per-device batch = pairs per update.", 1, gt=0
+    )
+    learning_rate: float = knob("Optimiser", "Peak learning rate.", 1e-6, ge=0)
+    lr_scheduler_type: str = knob(
+        "Optimiser", "A Hugging Face schedule: linear, cosine, constant...", "linear"
+    )
+    warmup_steps: float = knob("Optimiser", "Warm-up updates; below 1: share of all updates.", 0, ge=0)
+    warmup_ratio: float | None = knob(
+        "Optimiser", "Share of updates to warm up (older HF key).", None, ge=0, le=1
+    )
+    weight_decay: float = knob("Optimiser", "AdamW's decay, not on norms and biases.", 0.0, ge=0)
+    adam_beta1: float = knob("Optimiser", "AdamW's first moment decay.", 0.9, ge=0, lt=1)
+    adam_beta2: float = knob("Optimiser", "AdamW's second moment decay.", 0.999, ge=0, lt=1)
+    adam_epsilon: float = knob("Optimiser", "AdamW's epsilon.", 1e-8, gt=0)
+    max_grad_norm: float = knob("Optimiser", "Clip the gradient to this norm; 0: never.", 1.0, ge=0)
+    seed: int = knob("Optimiser", "Of everything random.", 42, ge=0, lt=2**32)
+    data_seed: int | None = knob("Optimiser", "Of the data order; unset: seed.", None, ge=0, lt=2**32)
+
+    layout: Literal["auto", "padded", "shared", "packed"] = knob(
+        "Speed", "How completions are laid out for the model; checked against padded at start.", "auto"
+    )
+    max_tokens_per_microbatch: int | None = knob(
+        "Speed", "Token budget; unset: chosen for the device.", None, gt=0
+    )
+    head_chunk: int = knob("Speed", "Completion tokens per pass through the LM head.", 1024, gt=0)
+    deterministic: bool = knob("Speed", "Deterministic CUDA kernels; CPU always is.", False)
+
+    logging_steps: int = knob("Watching", "Updates between log lines.", 10, gt=0)
+    eval_strategy: Literal["no", "steps", "epoch"] | None = knob(
+        "Watching", "When held-out rows are measured; unset: per epoch when there are any.", None
+    )
+    eval_steps: int | None = knob(
+        "Watching", "Updates between evaluations (eval_strategy steps).", None, gt=0
+    )
+    save_strategy: Literal["no", "steps", "epoch", "best"] = knob(
+        "Watching", "When checkpoints are saved.", "steps"
+    )
+    save_steps: int = knob("Watching", "Updates between checkpoints.", 500, gt=0)
+    save_total_limit: int | None = knob(
+        "Watching", "Checkpoints kept; the newest good and the best stay.", 2, gt=0
+    )
+    load_best_model_at_end: bool = knob("Watching", "End with the best checkpoint, not the last.", False)
+    metric_for_best_model: str = knob("Watching", "Metric that says which is best.", "eval_loss")
+    greater_is_better: bool | None = knob("Watching", "Its direction; unset: false for losses.", None)
+
+    measure_prompts: int = knob("Measuring", "Held-out prompts answered to measure KL; 0: none.", 32, ge=0)
+    kl_max_new_tokens: int = knob("Measuring", "Longest sample when measuring.", 128, gt=0)
+    evaluators: tuple[str, ...] = knob("Measuring", "Scores for samples: world:NAME.", ())
+
+    @field_validator("reference")
+    @classmethod
+    def _known_reference(cls, value: str) -> str:
+        kind, _, path = value.partition(":")
+        if value in ("self", "none", "prior", "columns") or (kind in ("model", "artifact") and path):
+            return value
+        raise ValueError(f"is {value!r}; use one of {', '.join(REFERENCE_KINDS)}")
+
+    @field_validator("lora_target_modules", "evaluators", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            raise ValueError("eval_strategy steps needs eval_steps")
+        if self.load_best_model_at_end and not self.has_eval:
+            raise ValueError("load_best_model_at_end needs eval_dataset_name or eval_fraction")
+        if self.max_steps == 0:
+            raise ValueError("max_steps is 0; use -1 to train by num_train_epochs")
+        return self
+
+    @property
+    def has_eval(self) -> bool:
+        """Whether any held-out rows exist."""
+        return self.eval_dataset_name is not None or self.eval_fraction > 0
+
+    @property
+    def pairs_per_update(self) -> int:
+        """Rows per update over all processes (pairs, in preference training)."""
+        return self.train_batch_size or self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def best_is_greater(self) -> bool:
+        """Whether a larger `metric_for_best_model` is better."""
+        if self.greater_is_better is not None:
+            return self.greater_is_better
+        return not self.metric_for_best_model.endswith(("loss", "kl_start"))
+
+    def warmup_updates(self, total: int) -> int:
+        """Return the number of warm-up updates out of `total` (HF's rule: below 1 it is a share)."""
+        share = self.warmup_ratio if self.warmup_ratio is not None else None
+        if share is None and self.warmup_steps < 1:
+            share = self.warmup_steps
+        return math.ceil(total * share) if share is not None else int(self.warmup_steps)

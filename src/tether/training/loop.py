@@ -1,0 +1,296 @@
+"""The loop: gradient, guard, clip, step; log, evaluate, measure, save. Every side effect in this order.
+
+After an update of step n: metrics are logged, held-out rows evaluated, samples measured, and only then the
+checkpoint of step n is written, so a resumed run writes the same lines as one that was never stopped.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from tether.config.train import TrainConfig
+from tether.errors import GuardStop, Interrupted, ResourceError
+from tether.objectives.metrics import pair_metrics
+from tether.policies.adapters import trainable
+from tether.policies.reference import ReferenceTable
+from tether.records.results import Measurement
+from tether.records.tensors import GroupBatch
+from tether.tokens.collate import collate
+from tether.tokens.loader import Updates
+from tether.training import checkpoint
+from tether.training.signals import StopRequest
+from tether.training.steps import Engine, Scored, evaluate, update_gradient
+from tether.training.track import MetricsFile, Sums, Watcher
+
+Measure = Callable[[int], Measurement]
+
+
+@dataclass
+class Loop:
+    """Everything that changes while a run runs, and everything it needs."""
+
+    config: TrainConfig
+    engine: Engine
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    updates: Updates
+    table: ReferenceTable | None
+    eval_batch: GroupBatch | None
+    measure: Measure | None
+    metrics: MetricsFile
+    checkpoints: Path
+    watcher: Watcher
+    stop: StopRequest
+    total: int
+    budget: int
+    step: int = 0
+    tokens: int = 0
+    sums: Sums = field(default_factory=Sums)
+    best: float | None = None
+    best_step: int | None = None
+    halved: bool = False
+    measurements: list[Measurement] = field(default_factory=list[Measurement])
+    events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    results: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self.step / self.updates.updates_per_epoch
+
+
+def run_updates(loop: Loop) -> None:
+    """Train from `loop.step` to the end.
+
+    Raises:
+        GuardStop: NaN or infinity in loss or gradient, before the update; nothing broken is saved.
+        Interrupted: a signal asked for a stop; the state is saved.
+        ResourceError: memory ran out twice, or the disk is full.
+
+    """
+    if loop.step == 0:
+        _look(loop)
+    while loop.step < loop.total:
+        scored = _one_update(loop)
+        loop.step += 1
+        loop.watcher.step(loop.step, loop.total, scored.loss)
+        if loop.step % loop.config.logging_steps == 0 or loop.step == loop.total:
+            _log(loop)
+        improved = _look(loop) if _due_eval(loop) else False
+        if _due_save(loop, improved) or loop.stop.signal_number is not None:
+            save(loop)
+        if loop.stop.signal_number is not None and loop.step < loop.total:
+            raise Interrupted(
+                f"stopped by signal {loop.stop.signal_number} after step {loop.step} of {loop.total}; "
+                "state saved; run the same command to go on",
+                loop.stop.signal_number,
+            )
+
+
+def _one_update(loop: Loop) -> Scored:
+    epoch, index = loop.updates.position(loop.step)
+    batch = collate(loop.updates.update(epoch, index))
+    scored = _gradient(loop, batch)
+    norm = _clip(loop, batch)
+    rate = float(loop.schedule.get_last_lr()[0])
+    loop.optimizer.step()
+    loop.schedule.step()
+    rows = len(batch)
+    loop.tokens += int(batch.completion_lengths.sum())
+    loop.sums.add("loss", scored.loss * rows, rows)
+    loop.sums.add("grad_norm", norm, 1)
+    loop.sums.add("learning_rate", rate, 1)
+    loop.sums.add_vectors(pair_metrics(scored.inputs, loop.config))
+    return scored
+
+
+def _gradient(loop: Loop, batch: GroupBatch) -> Scored:
+    """One update's gradient; when memory runs out, once with half the token budget, from the start."""
+    loop.engine.model.train()
+    state = torch.get_rng_state()
+    try:
+        loop.optimizer.zero_grad(set_to_none=True)
+        return update_gradient(loop.engine, batch, loop.table, loop.budget)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, GuardStop) or not out_of_memory(error):
+            raise
+        if loop.halved:
+            raise ResourceError(
+                f"out of memory at step {loop.step + 1} with {loop.budget} tokens per micro-batch, "
+                "already halved once; lower max_tokens_per_microbatch or max_length, or set "
+                "gradient_checkpointing"
+            ) from error
+    loop.halved = True
+    loop.budget = max(loop.budget // 2, 1)
+    loop.optimizer.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    event(loop, f"out of memory: the token budget is now {loop.budget}, the update was done again")
+    torch.set_rng_state(state)
+    return _gradient(loop, batch)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out, on CUDA or the CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
+
+
+def _clip(loop: Loop, batch: GroupBatch) -> float:
+    parameters = list(trainable(loop.engine.model).values())
+    limit = loop.config.max_grad_norm
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
+    if norm != norm or norm == float("inf"):
+        rows = ", ".join(batch.row_ids[:5]) + (" ..." if len(batch) > 5 else "")
+        raise GuardStop(
+            f"step {loop.step + 1}: the gradient is NaN or infinite on rows {rows}; "
+            "the update was not made and nothing broken was saved; lower learning_rate or look at these rows"
+        )
+    return norm
+
+
+def _log(loop: Loop) -> None:
+    values = {**loop.sums.means(), "num_tokens": loop.tokens}
+    line = loop.metrics.append(loop.step, loop.epoch, "train", values)
+    loop.results.update({k: v for k, v in values.items() if k != "num_tokens"})
+    loop.watcher.log(line, total=loop.total)
+    loop.sums = Sums()
+
+
+def _due_eval(loop: Loop) -> bool:
+    strategy = loop.config.eval_strategy or ("epoch" if loop.eval_batch is not None else "no")
+    if loop.step == loop.total:
+        return True
+    if strategy == "steps":
+        return loop.step % (loop.config.eval_steps or loop.total) == 0
+    return strategy == "epoch" and loop.step % loop.updates.updates_per_epoch == 0
+
+
+def _due_save(loop: Loop, improved: bool) -> bool:
+    config = loop.config
+    if improved and (config.load_best_model_at_end or config.save_strategy == "best"):
+        return True
+    if config.save_strategy == "steps":
+        return loop.step % config.save_steps == 0 or loop.step == loop.total
+    return config.save_strategy == "epoch" and loop.step % loop.updates.updates_per_epoch == 0
+
+
+def _look(loop: Loop) -> bool:
+    """Evaluate held-out rows and measure samples; return whether the best metric improved."""
+    values: dict[str, float] = {}
+    if loop.eval_batch is not None:
+        values = eval_metrics(evaluate_now(loop), loop.config)
+        line = loop.metrics.append(loop.step, loop.epoch, "eval", values)
+        loop.watcher.log(line, total=loop.total)
+        loop.results.update(values)
+    if loop.measure is not None:
+        loop.engine.model.eval()
+        measurement = loop.measure(loop.step)
+        loop.measurements.append(measurement)
+        flat = flat_measurement(measurement)
+        loop.watcher.log(loop.metrics.append(loop.step, loop.epoch, "measure", flat), total=loop.total)
+        values |= {key: value for key, value in flat.items() if value is not None}
+    if loop.step == 0:
+        return False
+    value = values.get(loop.config.metric_for_best_model)
+    if value is None:
+        return False
+    better = loop.best is None or (value > loop.best if loop.config.best_is_greater else value < loop.best)
+    if better:
+        loop.best, loop.best_step = value, loop.step
+    return better
+
+
+def evaluate_now(loop: Loop) -> Scored:
+    """Score the held-out rows with the policy as it is."""
+    assert loop.eval_batch is not None
+    loop.engine.model.eval()
+    return evaluate(loop.engine, loop.eval_batch, loop.table, loop.budget)
+
+
+def flat_measurement(measurement: Measurement) -> dict[str, float | None]:
+    """Return a measurement as one flat line; scores become `scores/<evaluator>`."""
+    document = measurement.model_dump()
+    for part in ("scores", "scores_se"):
+        document |= {f"{part}/{name}": value for name, value in document.pop(part).items()}
+    document.pop("step")
+    return document
+
+
+def eval_metrics(scored: Scored, config: TrainConfig) -> dict[str, float]:
+    """Return held-out metrics with standard errors over pairs, all prefixed `eval_`."""
+    vectors = dict(pair_metrics(scored.inputs, config))
+    if all(term.unit == "pairs" for term in scored.output.terms):
+        vectors["loss"] = torch.stack([t.weight * t.values for t in scored.output.terms]).sum(0)
+    result = {"eval_loss": scored.loss}
+    for name, vector in vectors.items():
+        if vector.numel() == 0:
+            continue
+        result.setdefault(f"eval_{name}", float(vector.double().mean()))
+        result[f"eval_{name}_se"] = _standard_error(vector)
+    return result
+
+
+def _standard_error(vector: Tensor) -> float:
+    if vector.numel() < 2:
+        return 0.0
+    return float(vector.double().std()) / vector.numel() ** 0.5
+
+
+def event(loop: Loop, text: str) -> None:
+    """Record something the user should know, in the run and on the terminal."""
+    loop.events.append({"step": loop.step, "text": text})
+    loop.watcher.note(text)
+
+
+def save(loop: Loop) -> None:
+    """Write the checkpoint of this step; older ones go only after it is whole."""
+    checkpoint.save(loop.checkpoints, loop.step, loop.engine.model, loop.optimizer, state(loop))
+    checkpoint.rotate(loop.checkpoints, loop.config.save_total_limit, keep=loop.best_step)
+
+
+def state(loop: Loop) -> dict[str, Any]:
+    """Return what must survive beside tensors."""
+    return {
+        "schedule": loop.schedule.state_dict() | {"lr_lambdas": None},
+        "tokens": loop.tokens,
+        "sums": loop.sums.values,
+        "best": loop.best,
+        "best_step": loop.best_step,
+        "budget": loop.budget,
+        "halved": loop.halved,
+        "measurements": [m.model_dump(mode="json") for m in loop.measurements],
+        "events": loop.events,
+        "results": loop.results,
+    }
+
+
+def restore(loop: Loop, found: checkpoint.Checkpoint) -> None:
+    """Put the loop back to exactly where a checkpoint left it."""
+    checkpoint.restore(found, loop.engine.model, loop.optimizer)
+    saved: Mapping[str, Any] = found.state
+    schedule = {key: value for key, value in saved["schedule"].items() if key != "lr_lambdas"}
+    loop.schedule.load_state_dict({**loop.schedule.state_dict(), **schedule})
+    for group, rate in zip(loop.optimizer.param_groups, schedule["_last_lr"], strict=True):
+        group["lr"] = rate
+    loop.step, loop.tokens, loop.budget = found.step, saved["tokens"], saved["budget"]
+    loop.sums, loop.halved = Sums(saved["sums"]), saved["halved"]
+    loop.best, loop.best_step = saved["best"], saved["best_step"]
+    loop.measurements = [Measurement.model_validate(m) for m in saved["measurements"]]
+    loop.events, loop.results = list(saved["events"]), dict(saved["results"])
+    loop.metrics.rewind(found.step)
+
+
+def finish(loop: Loop) -> None:
+    """Put the best weights back where the user asked for them."""
+    if loop.config.load_best_model_at_end and loop.best_step not in (None, loop.step):
+        checkpoint.load_weights(loop.checkpoints / f"step-{loop.best_step}", loop.engine.model)
+        event(
+            loop, f"the model of step {loop.best_step} is kept: {loop.config.metric_for_best_model} was best"
+        )

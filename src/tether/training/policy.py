@@ -1,0 +1,106 @@
+"""The model under training: loaded or handed over, wrapped with an adapter if asked, and named."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tether.config.train import TrainConfig
+from tether.errors import ModelError, UsageError
+from tether.policies.adapters import add_lora, has_adapter
+from tether.policies.load import hash_model, load_model
+from tether.tokens.load import load_tokenizer, stop_ids
+from tether.training.score import device_of, uses_bf16
+
+IN_MEMORY = "(in memory)"
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A model and its tokenizer as objects; the model is trained in place, as TRL does."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PolicyModel:
+    """The policy at step 0 and its names: hashes of the base's weights and of a loaded adapter."""
+
+    model: Any
+    weights: str
+    adapter: str | None
+    path: str
+    architecture: str
+
+
+def load_texts(
+    config: TrainConfig, memory: InMemory | None
+) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+    """Return the tokenizer and the ids that end a completion.
+
+    Raises:
+        ModelError: no end token is known, so no completion could ever end.
+
+    """
+    if memory is not None:
+        settings = memory.model.generation_config.to_dict() if memory.model.generation_config else {}
+        tokenizer, stops = memory.tokenizer, stop_ids(memory.tokenizer, settings)
+    else:
+        tokenizer = load_tokenizer(config.model_name_or_path)
+        stops = stop_ids(tokenizer, config.model_name_or_path)
+    if not stops:
+        raise ModelError(
+            f"{config.model_name_or_path}: neither tokenizer nor generation_config.json names an end token"
+        )
+    return tokenizer, stops
+
+
+def load_policy(config: TrainConfig, memory: InMemory | None) -> PolicyModel:
+    """Load the policy: full weights in fp32, or a frozen base (bf16 under bf16) with an fp32 adapter.
+
+    Raises:
+        ModelError: the model cannot be used as it is.
+        UsageError: a fresh adapter was asked for on top of a loaded one.
+
+    """
+    device = device_of(config.device)
+    if memory is not None:
+        weights, adapter = hash_model(memory.model), None
+        model, path = memory.model, IN_MEMORY
+        architecture = type(model).__name__
+        if config.use_peft and not has_adapter(model):
+            model = add_lora(model, config, seed=config.seed)
+        model = model.to(device)
+    else:
+        model, weights, adapter, architecture, path = _from_folder(config, device)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.config.use_cache = False
+    return PolicyModel(model, weights, adapter, path, architecture)
+
+
+def _from_folder(config: TrainConfig, device: torch.device) -> tuple[Any, str, str | None, str, str]:
+    # A frozen base may be stored in bf16; everything that learns is fp32.
+    dtype = torch.bfloat16 if config.use_peft and uses_bf16(config) else torch.float32
+    loaded = load_model(
+        config.model_name_or_path,
+        dtype=dtype,
+        device=device,
+        attention=config.attn_implementation,
+        trainable_adapter=True,
+    )
+    model: Any = loaded.model
+    if config.use_peft and loaded.adapter is not None:
+        raise UsageError(
+            f"{config.model_name_or_path}: already an adapter; leave out use_peft to train it on, "
+            "or make a whole model of it first (tether merge)"
+        )
+    if config.use_peft:
+        model = add_lora(model, config, seed=config.seed)
+    elif loaded.adapter is None and any(not p.is_floating_point() for p in model.parameters()):
+        raise ModelError(
+            f"{config.model_name_or_path}: quantised weights cannot be tuned whole; add --use-peft"
+        )
+    return model, loaded.weights, loaded.adapter, loaded.architecture, loaded.path

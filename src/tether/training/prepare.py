@@ -1,0 +1,150 @@
+"""Files to encoded groups: the preflight, the split, truncation, and what each of them left out."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tether.config.train import TrainConfig
+from tether.data.checks import Loaded, load
+from tether.data.mix import split
+from tether.errors import DataError, ModelError
+from tether.records.results import Finding
+from tether.records.rows import Preference
+from tether.tokens.render import EncodedGroup, Renderer
+from tether.tokens.truncate import truncate
+
+CUT_TEXT = {
+    "completion_cut": ("warning", "the completion's end was cut to fit max_length; it has no end token"),
+    "prompt_cut": ("warning", "the prompt's start was cut to fit max_length"),
+    "prompt_too_long": ("dropped", "the prompt alone fills max_length; raise max_length to keep these rows"),
+    "dropped_too_long": ("dropped", "longer than max_length (truncation_mode drop)"),
+    "equal_after_cut": ("dropped", "chosen and rejected are the same text after the cut"),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows as the policy will see them (truncated), and their token ids, in step."""
+
+    rows: list[Preference]
+    groups: list[EncodedGroup]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the data side hands to training."""
+
+    train: Split
+    held_out: Split
+    preflight: dict[str, Any]
+    data: dict[str, Any]
+
+
+def read(
+    config: TrainConfig, rows: Sequence[Any] | None, eval_rows: Sequence[Any] | None, *, task: str
+) -> Loaded:
+    """Read and check the rows of a run: files, or rows in memory."""
+    eval_spec = eval_rows if eval_rows is not None else config.eval_dataset_name
+    loaded = load(rows if rows is not None else config.dataset_name, eval_spec=eval_spec, task=task)  # pyright: ignore[reportArgumentType]
+    loaded.require_rows()
+    return loaded
+
+
+def prepare(config: TrainConfig, loaded: Loaded, renderer: Renderer, *, task: str) -> Prepared:
+    """Split, truncate and encode; count everything that was cut or left out.
+
+    Raises:
+        DataError: nothing is left to train on.
+
+    """
+    rows, held_out = _for_task(loaded.rows, task), _for_task(loaded.eval_rows, task)
+    if not held_out and config.eval_fraction > 0:
+        rows, held_out = split(rows, config.eval_fraction, config.seed)
+    findings: list[Finding] = []
+    train = _encode(rows, renderer, config, findings, "train")
+    evaluation = _encode(held_out, renderer, config, findings, "eval")
+    if not train.groups:
+        reasons = "; ".join(f"{f.count} {f.kind}" for f in findings) or "no rows"
+        raise DataError(f"{config.dataset_name}: no row is left to train on: {reasons}")
+    preflight = loaded.report.model_dump(mode="json")
+    preflight["findings"] = [*preflight["findings"], *(f.model_dump(mode="json") for f in findings)]
+    files = preflight.get("files", [])
+    data = {
+        "train": _digest(train),
+        "eval": _digest(evaluation),
+        "files": files,
+        "read": preflight.get("read"),
+        "used": len(train.groups),
+        "eval_used": len(evaluation.groups),
+        "findings": preflight["findings"],
+    }
+    return Prepared(train, evaluation, preflight, data)
+
+
+def _for_task(rows: Sequence[Preference], task: str) -> list[Preference]:
+    """Keep the completions an objective reads: supervised tuning never pays for rejected ones."""
+    if task != "sft":
+        return list(rows)
+    kept = ("chosen", "completion", "desirable")
+    return [replace(row, completions=tuple(c for c in row.completions if c.role in kept)) for row in rows]
+
+
+def _digest(part: Split) -> str:
+    """Name the exact rows, their order and their labels, whatever file they came from."""
+    keys = [f"{c.role}:{c.key}" for group in part.groups for c in group.completions]
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
+
+
+def _encode(
+    rows: Sequence[Preference], renderer: Renderer, config: TrainConfig, findings: list[Finding], side: str
+) -> Split:
+    kept: list[Preference] = []
+    groups: list[EncodedGroup] = []
+    cuts: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        result = truncate(row, renderer, max_length=config.max_length, mode=config.truncation_mode)
+        for reason in result.cut:
+            cuts.setdefault(reason, []).append(row.row_id)
+        if result.row is None or result.encoded is None:
+            continue
+        kept.append(result.row)
+        groups.append(result.encoded)
+        for note in result.encoded.notes:
+            notes.setdefault(note, []).append(row.row_id)
+    for reason, ids in sorted(cuts.items()):
+        severity, text = CUT_TEXT[reason]
+        findings.append(_finding(f"{side}_{reason}", severity, ids, text))
+    for note, ids in sorted(notes.items()):
+        findings.append(_finding(f"{side}_{note}", "note", ids, NOTE_TEXT.get(note, note.replace("_", " "))))
+    return Split(kept, groups)
+
+
+NOTE_TEXT = {
+    "template_rewrites": "the chat template changes earlier text once an answer is added",
+    "joint_differs": "prompt and completion tokenise differently joined; they are encoded apart, as at inference",
+    "special_in_content": "the text spells special tokens; they were encoded as plain text",
+    "double_bos": "text or template would give two begin tokens; one is kept",
+    "no_end_token": "the completion ends without a stop token: the model would never learn to stop",
+}
+
+
+def _finding(kind: str, severity: Any, ids: list[str], text: str) -> Finding:
+    return Finding(kind=kind, severity=severity, count=len(ids), rows=tuple(ids), text=text)
+
+
+def check_ids(groups: Sequence[EncodedGroup], embedding_rows: int) -> None:
+    """Refuse token ids the model has no embedding for.
+
+    Raises:
+        ModelError: names the row, the id and the limit.
+
+    """
+    for group in groups:
+        ids = [*group.prompt_ids, *(i for c in group.completions for i in c.ids)]
+        if ids and max(ids) >= embedding_rows:
+            raise ModelError(
+                f"{group.row_id}: token id {max(ids)} but the model's embedding has {embedding_rows} rows; "
+                "this tokenizer is not this model's"
+            )

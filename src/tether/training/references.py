@@ -1,0 +1,206 @@
+"""From the words after --reference to a table, its identity, and a way to score rows again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tether.config.train import TrainConfig
+from tether.errors import ReferenceMismatch
+from tether.policies.artifact import MANIFEST, read_artifact, write_artifact
+from tether.policies.reference import ReferenceIdentity, ReferenceTable, table_from_columns
+from tether.records.rows import Preference
+from tether.tokens.render import EncodedGroup, Renderer
+from tether.training.prepare import Prepared
+from tether.training.score import Engine, fill_table, identity, open_scorer
+from tether.training.track import Watcher
+from tether.training.verify import RESCORED_ROWS, Verified, model_at_hand, verify_rescored, verify_self
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model under training as it stands at step 0, with the names of its parts."""
+
+    engine: Engine
+    tokenizer: Any
+    stops: frozenset[int]
+    weights: str
+    adapter: str | None
+    path: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference ready for the loop: its table (None for `none`), its record, how it was checked."""
+
+    table: ReferenceTable | None
+    record: dict[str, Any]
+    verified: Verified
+
+
+def build_reference(
+    config: TrainConfig, policy: Policy, prepared: Prepared, folder: Path, budget: int, watcher: Watcher
+) -> Reference:
+    """Build or reuse the reference named in the config, save it under the run folder, and verify it.
+
+    Raises:
+        ReferenceMismatch: it is not the one named, or cannot answer for these rows.
+        GuardStop: the step-0 check failed.
+
+    """
+    kind, _, path = config.reference.partition(":")
+    if kind == "none":
+        text = "no reference: its log-probs are 0 for every row"
+        return Reference(None, {"kind": "none", "description": text}, Verified("nothing to verify", {}))
+    groups = [*prepared.train.groups, *prepared.held_out.groups]
+    rows = [*prepared.train.rows, *prepared.held_out.rows]
+    if kind == "columns":
+        return _columns(groups)
+    if kind == "artifact":
+        return _artifact(config, Path(path), groups, rows, budget, watcher)
+    scorer, named, again = _scorer(kind, path, config, policy, rows, groups)
+    table = _reuse(folder, named)
+    note = _progress(watcher, kind)
+    fill_table(table, scorer[0], scorer[1], budget=budget, progress=note)
+    write_artifact(folder, table, source={"model": path or policy.path, "kind": kind})
+    if kind == "self":
+        update = groups[: max(1, min(config.pairs_per_update, len(prepared.train.groups)))]
+        verified = verify_self(policy.engine, table, update, budget)
+    else:
+        verified = verify_rescored(table, again, budget)
+    description = {"self": "the policy as it is at step 0", "prior": "the policy without the prompt"}.get(
+        kind, f"the model in {path}"
+    )
+    return Reference(table, _record(table, description), verified)
+
+
+def _progress(watcher: Watcher, kind: str) -> Callable[[int, int], None]:
+    def note(done: int, total: int) -> None:
+        watcher.stage(f"scoring the reference ({kind}): {done} of {total} rows")
+
+    return note
+
+
+def _scorer(
+    kind: str,
+    path: str,
+    config: TrainConfig,
+    policy: Policy,
+    rows: list[Preference],
+    groups: list[EncodedGroup],
+) -> tuple[
+    tuple[Engine, list[EncodedGroup]], ReferenceIdentity, Callable[[], tuple[Engine, list[EncodedGroup]]]
+]:
+    if kind == "model":
+        engine, theirs, loaded, tokenizer, stops = open_scorer(path, config, rows)
+        weights, adapter = loaded.weights, loaded.adapter
+    else:
+        engine, tokenizer, stops = policy.engine, policy.tokenizer, policy.stops
+        weights, adapter = policy.weights, policy.adapter
+        theirs = groups
+        if kind == "prior":
+            renderer = Renderer(tokenizer, stops, without_prompt=True)
+            theirs = [renderer.encode(row) for row in rows]
+    named = identity(
+        config.reference if kind != "model" else f"model:{path}",
+        weights=weights,
+        adapter=adapter,
+        tokenizer=tokenizer,
+        stops=stops,
+        config=config,
+        engine=engine,
+        without_prompt=kind == "prior",
+    )
+    return (engine, theirs), named, lambda: (engine, theirs[:RESCORED_ROWS])
+
+
+def _reuse(folder: Path, named: ReferenceIdentity) -> ReferenceTable:
+    """Take the run folder's own table back where what was scored and how are both the same."""
+    if (folder / MANIFEST).is_file():
+        table, _ = read_artifact(folder)
+        if named.difference(table.identity) is None and dict(table.identity.computed) == dict(named.computed):
+            return table
+    return ReferenceTable(named, {})
+
+
+def _columns(groups: list[EncodedGroup]) -> Reference:
+    cut = next((g.row_id for g in groups for c in g.completions if c.cut), None)
+    if cut is not None:
+        raise ReferenceMismatch(
+            f"{cut}: max_length cuts this completion, but its log-prob column is of the whole text; "
+            "raise max_length"
+        )
+    table = table_from_columns((g.row_id, c.key, c.reference_logprob) for g in groups for c in g.completions)
+    for group in groups:
+        for completion in group.completions:
+            score = table.scores[completion.key]
+            table.scores[completion.key] = type(score)(score.total, len(completion.ids))
+    text = "log-probs given by the data's own columns"
+    return Reference(
+        table,
+        _record(table, text),
+        Verified("not verifiable here: the data does not say which model scored it", {}),
+    )
+
+
+def _artifact(
+    config: TrainConfig,
+    path: Path,
+    groups: list[EncodedGroup],
+    rows: list[Preference],
+    budget: int,
+    watcher: Watcher,
+) -> Reference:
+    table, manifest = read_artifact(path)
+    wanted = f"{config.truncation_mode} {config.max_length}"
+    missing = table.missing(c.key for g in groups for c in g.completions)
+    if missing:
+        had = table.identity.scored.get("truncation")
+        why = (
+            f"truncation is {had!r}, this run's is {wanted!r}"
+            if had != wanted
+            else "it was made from other rows"
+        )
+        raise ReferenceMismatch(
+            f"{path}: has no score for {len(missing)} of {sum(len(g.completions) for g in groups)} "
+            f"completions: {why}; "
+            "score this data again with tether score"
+        )
+    source = model_at_hand(manifest.get("source", {}))
+    verified = verify_rescored(table, None, budget)
+    if source is not None:
+        watcher.stage(f"checking {path} against {source}")
+        without = table.identity.scored.get("prompt") == "without"
+        engine, theirs, loaded, tokenizer, stops = open_scorer(
+            source, config, rows[:RESCORED_ROWS], without_prompt=without
+        )
+        now = identity(
+            table.identity.kind,
+            weights=loaded.weights,
+            adapter=loaded.adapter,
+            tokenizer=tokenizer,
+            stops=stops,
+            config=config,
+            engine=engine,
+            without_prompt=without,
+        )
+        # Truncation was compared row by row through the keys; a shorter limit that cuts nothing is the same.
+        same = ReferenceIdentity(
+            now.kind, {**now.scored, "truncation": table.identity.scored.get("truncation", "")}
+        )
+        difference = same.difference(table.identity)
+        if difference is not None:
+            raise ReferenceMismatch(
+                f"{path}: not made by {source} as it is now: {difference}; score the data again"
+            )
+        verified = verify_rescored(table, lambda: (engine, theirs), budget)
+    return Reference(table, _record(table, f"the artifact in {path}"), verified)
+
+
+def _record(table: ReferenceTable, description: str) -> dict[str, Any]:
+    return {
+        "kind": table.identity.kind,
+        "description": description,
+        "identity": {"scored": dict(table.identity.scored), "computed": dict(table.identity.computed)},
+        "rows": len(table.scores),
+    }

@@ -1,0 +1,323 @@
+"""One training run, from a config to a run folder: reads like the algorithm box of a paper.
+
+rows      <- read, check, split, truncate, encode
+policy    <- the model, with an adapter if asked for
+reference <- score every row once, verify at step 0
+repeat      gradient of the objective on one update; clip; step; log, evaluate, measure, save
+model     <- a plain Hugging Face folder
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from transformers import PreTrainedTokenizerBase
+
+from tether import __version__
+from tether.config.train import TrainConfig
+from tether.errors import TetherError
+from tether.objectives import OBJECTIVES, check, needs_reference
+from tether.policies.adapters import disable_dropout, trainable
+from tether.records.protocols import Evaluator
+from tether.records.results import RunRecord, read_run, write_json, write_lines, write_text
+from tether.tokens.collate import collate
+from tether.tokens.loader import Updates
+from tether.tokens.render import Renderer
+from tether.training import checkpoint
+from tether.training.export import save_model
+from tether.training.folder import RunFolder, fingerprint_of
+from tether.training.hardware import hardware, peak_memory, versions
+from tether.training.loop import Loop, event, finish, restore, run_updates
+from tether.training.optim import make_optimizer, make_schedule
+from tether.training.plan import total_updates
+from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
+from tether.training.prepare import Prepared, check_ids, prepare, read
+from tether.training.references import Policy, Reference, build_reference
+from tether.training.sampling import Sampler, make_sampler
+from tether.training.score import (
+    autocast_for,
+    default_budget,
+    device_of,
+    embedding_rows,
+    layout_for,
+    tokenizer_identity,
+    uses_bf16,
+)
+from tether.training.signals import StopRequest, stop_requests
+from tether.training.steps import Engine
+from tether.training.track import Clock, MetricsFile, Silent, Watcher
+from tether.training.verify import Verified, zero_margin
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a caller in Python may hand over instead of paths."""
+
+    memory: InMemory | None = None
+    rows: Sequence[Any] | None = None
+    eval_rows: Sequence[Any] | None = None
+
+
+@dataclass
+class Parts:
+    """The wired parts of one run."""
+
+    config: TrainConfig
+    folder: RunFolder
+    watcher: Watcher
+    stop: StopRequest
+    prepared: Prepared
+    tokenizer: PreTrainedTokenizerBase
+    stops: frozenset[int]
+    policy: PolicyModel
+    evaluators: Sequence[Evaluator]
+    record: RunRecord
+    clock: Clock = field(default_factory=Clock)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    given: Given | None = None,
+    evaluators: Sequence[Evaluator] = (),
+    watcher: Watcher | None = None,
+) -> RunRecord:
+    """Train one model; resume where the run folder holds the same run.
+
+    Raises:
+        TetherError: see `errors`; every refusal leaves the folder as it was, or its state saved.
+
+    """
+    check(config, has_reference=config.reference != "none", reads=task_of(config))
+    folder = RunFolder(Path(config.output_dir))
+    folder.acquire()
+    try:
+        with stop_requests() as stop:
+            parts = _parts(config, given or Given(), evaluators, watcher or Silent(), folder, stop)
+            if folder.started:
+                known = _same_run(parts)
+                if known.status == "finished":
+                    parts.watcher.note(f"{folder.path}: this run is finished; nothing was done")
+                    return known
+            return _run(parts)
+    finally:
+        folder.release()
+
+
+def task_of(config: TrainConfig) -> Literal["preference", "sft"]:
+    """Return which rows the objective reads: single completions, or pairs."""
+    return "sft" if all(OBJECTIVES[name].reads == "chosen" for name in config.loss_type) else "preference"
+
+
+def _parts(
+    config: TrainConfig,
+    given: Given,
+    evaluators: Sequence[Evaluator],
+    watcher: Watcher,
+    folder: RunFolder,
+    stop: StopRequest,
+) -> Parts:
+    clock = Clock()
+    watcher.stage("reading data")
+    loaded = read(config, given.rows, given.eval_rows, task=task_of(config))
+    tokenizer, stops = load_texts(config, given.memory)
+    prepared = prepare(config, loaded, Renderer(tokenizer, stops), task=task_of(config))
+    clock.lap("data")
+    watcher.stage("loading the model")
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(config.deterministic)
+    policy = load_policy(config, given.memory)
+    check_ids([*prepared.train.groups, *prepared.held_out.groups], embedding_rows(policy.model))
+    if config.disable_dropout:
+        disable_dropout(policy.model, keep_adapter=True)
+    record = _record(config, policy, prepared, tokenizer)
+    clock.lap("model")
+    return Parts(config, folder, watcher, stop, prepared, tokenizer, stops, policy, evaluators, record, clock)
+
+
+def _record(
+    config: TrainConfig, policy: PolicyModel, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+) -> RunRecord:
+    parameters = [p.numel() for p in policy.model.parameters()]
+    objectives = [OBJECTIVES[name] for name in config.loss_type]
+    return RunRecord(
+        status="running",
+        run_id=secrets.token_hex(8),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        tether_version=__version__,
+        config=config.model_dump(mode="json"),
+        model={
+            "path": policy.path,
+            "architecture": policy.architecture,
+            "parameters": sum(parameters),
+            "trainable_parameters": sum(p.numel() for p in trainable(policy.model).values()),
+            "dtype": str(next(policy.model.parameters()).dtype).removeprefix("torch."),
+            "compute": "bf16" if uses_bf16(config) else "fp32",
+            "weights": policy.weights,
+            "adapter": policy.adapter,
+            **tokenizer_identity(tokenizer),
+        },
+        data=prepared.data,
+        reference={"kind": config.reference},
+        objective={
+            "name": " + ".join(config.loss_type),
+            "equation": "; ".join(o.equation for o in objectives),
+            "source": "; ".join(o.source for o in objectives),
+            "reference": max((o.reference for o in objectives), key=("none", "sum", "token", "live").index),
+            "beta": config.beta,
+        },
+        versions=versions(),
+        hardware=hardware(device_of(config.device)),
+    )
+
+
+def _same_run(parts: Parts) -> RunRecord:
+    known = read_run(parts.folder.path)
+    parts.folder.refuse_if_other(fingerprint_of(parts.record.model_dump(mode="json")))
+    parts.record = parts.record.model_copy(update={"run_id": known.run_id, "created": known.created})
+    return known
+
+
+def _run(parts: Parts) -> RunRecord:
+    config, folder = parts.config, parts.folder
+    device = device_of(config.device)
+    budget = config.max_tokens_per_microbatch or default_budget(device)
+    layout = layout_for(parts.policy.model, config.layout, parts.prepared.train.groups)
+    engine = Engine(
+        parts.policy.model, config, layout.name, config.head_chunk, autocast_for(uses_bf16(config), device)
+    )
+    write_json(folder.path / "preflight.json", parts.prepared.preflight)
+    write_text(folder.path / "config.yaml", yaml.safe_dump(_repeatable(config), sort_keys=False))
+    reference = _reference(parts, engine, budget)
+    parts.clock.lap("reference")
+    parts.record = parts.record.model_copy(
+        update={
+            "reference": {**reference.record, "verified": reference.verified.text},
+            "step0": {**reference.verified.numbers, "verified": reference.verified.text},
+            "objective": {**parts.record.objective, "zero_margin": zero_margin(engine)},
+            "layout": {
+                "name": layout.name,
+                "requested": config.layout,
+                "reason": layout.reason,
+                "max_tokens_per_microbatch": budget,
+            },
+        }
+    )
+    sampler = make_sampler(
+        config,
+        engine,
+        parts.tokenizer,
+        parts.stops,
+        parts.prepared,
+        parts.evaluators,
+        folder.path / "checkpoints" / "samples-start.jsonl",
+    )
+    (folder.path / "checkpoints").mkdir(exist_ok=True)
+    loop = _loop(parts, engine, reference, sampler, budget)
+    if layout.reason:
+        event(loop, f"layout {layout.name}: {layout.reason}")
+    _resume(loop, sampler)
+    write_json(folder.path / "run.json", parts.record)
+    return _train(parts, loop, sampler)
+
+
+def _repeatable(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _reference(parts: Parts, engine: Engine, budget: int) -> Reference:
+    config, policy = parts.config, parts.policy
+    if needs_reference(config) or config.reference not in ("self", "none"):
+        named = Policy(engine, parts.tokenizer, parts.stops, policy.weights, policy.adapter, policy.path)
+        reference = build_reference(
+            config, named, parts.prepared, parts.folder.path / "reference", budget, parts.watcher
+        )
+    else:
+        text = "none: this objective reads no reference"
+        reference = Reference(None, {"kind": "none", "description": text}, Verified("nothing to verify", {}))
+    parts.watcher.note(f"reference: {reference.record['description']}; {reference.verified.text}")
+    return reference
+
+
+def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler | None, budget: int) -> Loop:
+    config = parts.config
+    updates = Updates(
+        parts.prepared.train.groups,
+        train_batch_size=config.pairs_per_update,
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        strategy=config.train_sampling_strategy,
+    )
+    total = total_updates(config, updates.updates_per_epoch)
+    optimizer = make_optimizer(parts.policy.model, config)
+    held_out = parts.prepared.held_out.groups
+    return Loop(
+        config=config,
+        engine=engine,
+        optimizer=optimizer,
+        schedule=make_schedule(optimizer, config, total),
+        updates=updates,
+        table=reference.table,
+        eval_batch=collate(held_out) if held_out else None,
+        measure=sampler,
+        metrics=MetricsFile(parts.folder.path / "metrics.jsonl"),
+        checkpoints=parts.folder.path / "checkpoints",
+        watcher=parts.watcher,
+        stop=parts.stop,
+        total=total,
+        budget=budget,
+    )
+
+
+def _resume(loop: Loop, sampler: Sampler | None) -> None:
+    found, damaged = checkpoint.newest(loop.checkpoints)
+    if found is None:
+        loop.metrics.rewind(-1)
+    else:
+        restore(loop, found)
+        loop.watcher.note(f"resuming after step {found.step} of {loop.total}")
+        if sampler is not None:
+            sampler.recall_start()
+    for line in damaged:
+        event(loop, f"checkpoint skipped: {line}")
+
+
+def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
+    path = parts.folder.path
+    try:
+        parts.watcher.stage("training")
+        run_updates(loop)
+        parts.clock.lap("training")
+        finish(loop)
+        save_model(parts.policy.model, parts.tokenizer, path / "model", base_weights=parts.policy.weights)
+    except TetherError as error:
+        status = "interrupted" if error.exit_code > 128 else "failed"
+        parts.clock.lap("training")
+        write_json(path / "run.json", _final(parts, loop, status))
+        raise
+    if sampler is not None:
+        write_lines(path / "samples.jsonl", sampler.samples())
+    parts.clock.lap("saving")
+    final = _final(parts, loop, "finished")
+    write_json(path / "run.json", final)
+    return final
+
+
+def _final(parts: Parts, loop: Loop, status: Literal["finished", "interrupted", "failed"]) -> RunRecord:
+    device = device_of(parts.config.device)
+    return parts.record.model_copy(
+        update={
+            "status": status,
+            "steps": loop.step,
+            "epochs": loop.epoch,
+            "results": loop.results,
+            "measurements": tuple(loop.measurements),
+            "events": tuple(loop.events),
+            "timing": dict(parts.clock.seconds),
+            "hardware": {**parts.record.hardware, "peak_memory_mib": peak_memory(device)},
+        }
+    )

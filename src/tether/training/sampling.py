@@ -1,0 +1,118 @@
+"""On-policy measuring while a run runs: KL from the start model, samples before and after."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tether.config.train import TrainConfig
+from tether.generation.measure import measure
+from tether.policies.adapters import has_adapter
+from tether.records.protocols import Evaluator
+from tether.records.results import Measurement, Sample, read_lines, write_lines
+from tether.records.rows import Content, Preference, canonical_json
+from tether.tokens.render import Renderer
+from tether.training.prepare import Prepared
+from tether.training.steps import Engine
+
+
+class Sampler:
+    """Measures the policy on held-out prompts against the model it started from."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        stops: frozenset[int],
+        rows: Sequence[Preference],
+        evaluators: Sequence[Evaluator],
+        start_file: Path,
+    ) -> None:
+        self._start_file = start_file
+        self._config, self._engine, self._tokenizer, self._stops = config, engine, tokenizer, stops
+        self._evaluators = evaluators
+        renderer = Renderer(tokenizer, stops)
+        self._prompts: list[Content] = [row.prompt for row in rows]
+        self._ids = [renderer.prompt_ids(row.prompt, row.tools, row.template_arguments) for row in rows]
+        # A second copy of the weights, on the CPU until it is needed: the price of an honest KL.
+        self._start: Any = _frozen_start(engine.model)
+        self.first: list[dict[str, Any]] = []
+        self.last: list[dict[str, Any]] = []
+
+    def __call__(self, step: int) -> Measurement:
+        """Measure the policy as it is; the same prompts and seeds at every step."""
+        device = next(self._engine.model.parameters()).device
+        if self._start is not None:
+            self._start.to(device)
+        model: Any = self._engine.model
+        with self._engine.autocast():
+            measurement, rows = measure(
+                model,
+                start=self._start,
+                start_context=model.disable_adapter if self._start is None else None,
+                reference=None,
+                prompts=self._prompts,
+                prompt_ids=self._ids,
+                tokenizer=self._tokenizer,
+                stop_ids=self._stops,
+                step=step,
+                max_new_tokens=self._config.kl_max_new_tokens,
+                seed=self._config.seed,
+                evaluators=self._evaluators,
+            )
+        if self._start is not None and device.type == "cuda":
+            self._start.to("cpu")
+        if step == 0:
+            self.first = rows
+            write_lines(self._start_file, rows)
+        self.last = rows
+        if self._config.reference == "self":
+            return measurement.model_copy(
+                update={"kl_reference": measurement.kl_start, "kl_reference_se": measurement.kl_start_se}
+            )
+        return measurement
+
+    def recall_start(self) -> None:
+        """Read back what the start model answered, on resume."""
+        self.first = list(read_lines(self._start_file))
+
+    def samples(self) -> list[Sample]:
+        """Return the same prompts answered before and after training."""
+        name = self._evaluators[0].name if self._evaluators else None
+        return [
+            Sample(
+                prompt=prompt,
+                before=before["completion"],
+                after=after["completion"],
+                score_before=before["scores"].get(name) if name else None,
+                score_after=after["scores"].get(name) if name else None,
+            )
+            for prompt, before, after in zip(self._prompts, self.first, self.last, strict=False)
+        ]
+
+
+def _frozen_start(model: Any) -> Any:
+    if has_adapter(model) and all(
+        not bool(p.detach().count_nonzero()) for name, p in model.named_parameters() if ".lora_B." in name
+    ):
+        return None  # a fresh adapter changes nothing at step 0: switching it off is the start model
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def make_sampler(
+    config: TrainConfig,
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: frozenset[int],
+    prepared: Prepared,
+    evaluators: Sequence[Evaluator],
+    start_file: Path,
+) -> Sampler | None:
+    """Return a sampler over distinct held-out prompts (training prompts where none are held out), or None."""
+    rows = prepared.held_out.rows or prepared.train.rows
+    distinct = {canonical_json(row.prompt): row for row in rows}
+    chosen = list(distinct.values())[: config.measure_prompts]
+    return Sampler(config, engine, tokenizer, stops, chosen, evaluators, start_file) if chosen else None

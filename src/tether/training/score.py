@@ -1,0 +1,156 @@
+"""Scoring rows with a model: the one way a reference table is made."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from tether.config.train import TrainConfig
+from tether.policies.layout_check import LayoutChoice, choose_layout
+from tether.policies.load import LoadedModel, load_model
+from tether.policies.reference import SCORING_VERSION, ReferenceIdentity, ReferenceTable
+from tether.records.rows import Preference
+from tether.tokens.collate import collate
+from tether.tokens.load import load_tokenizer, stop_ids
+from tether.tokens.render import EncodedGroup, Renderer
+from tether.training.prepare import check_ids
+from tether.training.steps import Engine, update_logprobs
+
+ROWS_PER_PASS = 256
+"""Rows scored between two progress notes."""
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Name a tokenizer and its template by content: vocabulary, merges, normaliser, special tokens."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    template = json.dumps(tokenizer.chat_template, sort_keys=True, default=str)
+    return {"tokenizer": _short(text + special), "template": _short(template)}
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def embedding_rows(model: nn.Module) -> int:
+    """Return how many token ids the model's input embedding knows."""
+    return int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device a config names; `auto` is CUDA where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def default_budget(device: torch.device) -> int:
+    """Return the token budget of a micro-batch where the user gave none (small is free on a CPU)."""
+    if device.type != "cuda":
+        return 2048
+    free, _ = torch.cuda.mem_get_info(device)
+    return 16384 if free > 40 * 2**30 else 8192
+
+
+def autocast_for(bf16: bool, device: torch.device) -> Callable[[], Any]:
+    """Return the context a forward runs in: bf16 compute, or nothing."""
+    if not bf16:
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+
+def uses_bf16(config: TrainConfig) -> bool:
+    """Return whether compute is bf16: as asked, else on CUDA only."""
+    return device_of(config.device).type == "cuda" if config.bf16 is None else config.bf16
+
+
+def fill_table(
+    table: ReferenceTable,
+    engine: Engine,
+    groups: Sequence[EncodedGroup],
+    *,
+    budget: int,
+    keep_tokens: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Score every text the table does not have yet, with the engine's model in eval mode."""
+    engine.model.eval()
+    todo = [g for g in groups if table.missing([c.key for c in g.completions])]
+    for start in range(0, len(todo), ROWS_PER_PASS):
+        part = todo[start : start + ROWS_PER_PASS]
+        # Neighbours of similar length waste less; the table does not care about order.
+        part = sorted(part, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
+        batch = collate(part)
+        table.add(batch, update_logprobs(engine, batch, budget), keep_tokens=keep_tokens)
+        if progress is not None:
+            progress(min(start + ROWS_PER_PASS, len(todo)), len(todo))
+
+
+def identity(
+    kind: str,
+    *,
+    weights: str,
+    adapter: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: frozenset[int],
+    config: TrainConfig,
+    engine: Engine,
+    without_prompt: bool,
+) -> ReferenceIdentity:
+    """Name a reference: what is scored, and how."""
+    model: Any = engine.model
+    device = next(model.parameters()).device
+    return ReferenceIdentity(
+        kind,
+        scored={
+            "weights": weights,
+            "adapter": adapter or "none",
+            "quantisation": "none",
+            **tokenizer_identity(tokenizer),
+            "stop_ids": ",".join(map(str, sorted(stops))),
+            "truncation": f"{config.truncation_mode} {config.max_length}",
+            "prompt": "without" if without_prompt else "with",
+            "scoring_version": str(SCORING_VERSION),
+        },
+        computed={
+            "dtype": "bf16 compute" if uses_bf16(config) else str(next(model.parameters()).dtype),
+            "attention": str(getattr(model.config, "_attn_implementation", "unknown")),
+            "layout": engine.layout,
+            "device": device.type,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "machine": platform.machine(),
+        },
+    )
+
+
+def open_scorer(
+    path: str | Path, config: TrainConfig, rows: Sequence[Preference], *, without_prompt: bool = False
+) -> tuple[Engine, list[EncodedGroup], LoadedModel, PreTrainedTokenizerBase, frozenset[int]]:
+    """Load any model with its own tokenizer, ready to score rows the policy already truncated."""
+    device = device_of(config.device)
+    dtype = torch.bfloat16 if uses_bf16(config) else torch.float32
+    loaded = load_model(path, dtype=dtype, device=device, attention=config.attn_implementation)
+    tokenizer = load_tokenizer(str(path))
+    stops = stop_ids(tokenizer, str(path))
+    renderer = Renderer(tokenizer, stops, without_prompt=without_prompt)
+    groups = [renderer.encode(row) for row in rows]
+    check_ids(groups, embedding_rows(loaded.model))
+    layout = layout_for(loaded.model, config.layout, groups)
+    engine = Engine(
+        loaded.model, config, layout.name, config.head_chunk, autocast_for(uses_bf16(config), device)
+    )
+    return engine, groups, loaded, tokenizer, stops
+
+
+def layout_for(model: Any, requested: str, groups: Sequence[EncodedGroup]) -> LayoutChoice:
+    """Choose a layout by comparing it with `padded` on a few of the rows."""
+    shortest = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))[:3]
+    return choose_layout(model, requested, collate(shortest))

@@ -1,0 +1,110 @@
+"""Making a reference artifact from files: any causal LM, any tokenizer, scored once."""
+
+from pathlib import Path
+
+import torch
+
+from tether.config.train import TrainConfig
+from tether.errors import RunFolderError
+from tether.policies.artifact import MANIFEST, write_artifact
+from tether.policies.reference import ReferenceTable
+from tether.records.results import Record
+from tether.tokens.load import load_tokenizer, stop_ids
+from tether.tokens.render import Renderer
+from tether.training.prepare import prepare, read
+from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
+from tether.training.track import Silent, Watcher
+
+
+class ScoreRecord(Record):
+    """What `tether score` did: how many completions, how many tokens, and the identity of the reference."""
+
+    out: str
+    rows: int
+    completions: int
+    tokens: int
+    mean_logprob_per_token: float
+    scored: dict[str, str]
+    computed: dict[str, str]
+
+
+def score_file(
+    model: Path,
+    data: str,
+    out: Path,
+    *,
+    policy: str | None = None,
+    without_prompt: bool = False,
+    token_values: bool = False,
+    max_length: int | None = 1024,
+    truncation_mode: str = "keep_start",
+    device: str = "auto",
+    bf16: bool | None = None,
+    layout: str = "auto",
+    max_tokens_per_microbatch: int | None = None,
+    watcher: Watcher | None = None,
+) -> ScoreRecord:
+    """Score every completion of the rows and write the artifact.
+
+    `policy` names the model whose tokenizer decides what truncation cuts; without it the scorer's own does,
+    so give it when the two tokenizers differ and rows are longer than `max_length`.
+
+    Raises:
+        RunFolderError: `out` holds something that is no reference.
+        TetherError: data or model are refused.
+
+    """
+    watcher = watcher or Silent()
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise RunFolderError(f"{out}: not empty and no reference; choose another --out")
+    config = TrainConfig.model_validate(
+        {
+            "model_name_or_path": str(model),
+            "dataset_name": data,
+            "output_dir": str(out),
+            "max_length": max_length,
+            "truncation_mode": truncation_mode,
+            "device": device,
+            "bf16": bf16,
+            "layout": layout,
+        }
+    )
+    watcher.stage("reading data")
+    loaded = read(config, None, None, task="any")
+    cutter = policy or str(model)
+    tokenizer = load_tokenizer(cutter)
+    prepared = prepare(config, loaded, Renderer(tokenizer, stop_ids(tokenizer, cutter)), task="any")
+    watcher.stage("loading the model")
+    engine, groups, weights, own, stops = open_scorer(
+        model, config, prepared.train.rows, without_prompt=without_prompt
+    )
+    name = identity(
+        "prior" if without_prompt else "model",
+        weights=weights.weights,
+        adapter=weights.adapter,
+        tokenizer=own,
+        stops=stops,
+        config=config,
+        engine=engine,
+        without_prompt=without_prompt,
+    )
+    table = ReferenceTable(name, {})
+
+    def progress(done: int, total: int) -> None:
+        watcher.stage(f"scoring: {done} of {total} rows")
+
+    budget = max_tokens_per_microbatch or default_budget(device_of(config.device))
+    with torch.no_grad():
+        fill_table(table, engine, groups, budget=budget, keep_tokens=token_values, progress=progress)
+    write_artifact(out, table, source={"model": str(model.resolve()), "data": data, "kind": name.kind})
+    tokens = sum(score.count for score in table.scores.values())
+    total = sum(score.total for score in table.scores.values())
+    return ScoreRecord(
+        out=str(out),
+        rows=len(groups),
+        completions=len(table.scores),
+        tokens=tokens,
+        mean_logprob_per_token=total / max(tokens, 1),
+        scored=dict(name.scored),
+        computed=dict(name.computed),
+    )

@@ -1,0 +1,216 @@
+"""One update's arithmetic: log-probs, objective, gradient; and the same numbers without gradient.
+
+A loss is a sum over units divided by their global count, so no way of cutting an update into micro-batches
+changes it. Objectives that couple rows take two phases: all sums without gradient, the loss differentiated
+with respect to that vector, then sum(coefficient x log p) back-propagated micro-batch by micro-batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tether.config.objective import ObjectiveOptions
+from tether.errors import GuardStop
+from tether.objectives import compute, couples
+from tether.policies.layouts import Layout
+from tether.policies.logprobs import forward_backward, sequence_logprobs
+from tether.policies.reference import ReferenceTable
+from tether.records.tensors import GroupBatch, LossInputs, LossOutput, SequenceLogProbs
+from tether.tokens.collate import plan_microbatches
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a step needs beside the model: how to lay out, how much at once, which objective."""
+
+    model: nn.Module
+    options: ObjectiveOptions
+    layout: Layout
+    head_chunk: int
+    autocast: Autocast
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An update's log-probs and its loss, detached and on the CPU."""
+
+    inputs: LossInputs
+    output: LossOutput
+    loss: float
+
+
+def loss_inputs(
+    batch: GroupBatch, policy: SequenceLogProbs, reference: SequenceLogProbs | None
+) -> LossInputs:
+    """Join a batch with both sides' log-probs: who is chosen, who is rejected, which weights."""
+    device = policy.sums.device
+    return LossInputs(
+        policy=policy,
+        reference=None if reference is None else _to(reference, device),
+        roles=batch.roles,
+        group_of=batch.group_of.to(device),
+        chosen=batch.with_role("chosen", "completion").to(device),
+        rejected=batch.with_role("rejected").to(device),
+        weights=batch.weights.to(device),
+        margins=batch.margins.to(device),
+        probabilities=batch.probabilities.to(device),
+    )
+
+
+def _to(values: SequenceLogProbs, device: torch.device) -> SequenceLogProbs:
+    tokens = None if values.tokens is None else values.tokens.to(device)
+    return SequenceLogProbs(values.sums.to(device), values.counts.to(device), tokens)
+
+
+def unit_counts(batch: GroupBatch) -> dict[str, int]:
+    """Count every unit a loss may be divided by, over a whole update."""
+    chosen = batch.with_role("chosen", "completion")
+    return {
+        "pairs": len(batch),
+        "sequences": batch.sequences,
+        "tokens": int(batch.completion_lengths.sum()),
+        "chosen_tokens": int(batch.completion_lengths[chosen].sum()),
+    }
+
+
+def reduce_loss(output: LossOutput, counts: Mapping[str, int]) -> Tensor:
+    """Sum the terms of a loss, each divided by the global count of its unit."""
+    total = output.chosen.new_zeros(())
+    for term in output.terms:
+        total = total + term.weight * term.values.sum() / max(counts[term.unit], 1)
+    return total
+
+
+def update_gradient(engine: Engine, batch: GroupBatch, table: ReferenceTable | None, budget: int) -> Scored:
+    """Accumulate the gradient of one whole update into `.grad`, and return its numbers.
+
+    Raises:
+        GuardStop: a log-prob or the loss is NaN or infinite; names the rows.
+
+    """
+    counts = unit_counts(batch)
+    reference = table.lookup(batch) if table is not None else None
+    plan = plan_microbatches(batch, budget, engine.layout)
+    two_phase = couples(engine.options)
+    coefficients = _coefficients(engine, batch, reference, plan, counts) if two_phase else None
+    parts: list[SequenceLogProbs] = []
+    for groups in plan:
+        part = batch.select(groups)
+        sequences = _sequences_of(batch, groups)
+
+        def loss(
+            values: SequenceLogProbs,
+            chunk: Tensor,
+            part: GroupBatch = part,
+            sequences: Tensor = sequences,
+        ) -> Tensor:
+            members = _sequences_of(part, chunk.tolist())
+            if coefficients is not None:
+                weights = coefficients[sequences[members]].to(values.sums.device)
+                return (weights * values.sums).sum()
+            piece = reference[sequences[members]] if reference is not None else None
+            inputs = loss_inputs(part.select(chunk.tolist()), values, piece)
+            return reduce_loss(compute(engine.options, inputs), counts)
+
+        with engine.autocast():
+            values = forward_backward(
+                engine.model, part, layout=engine.layout, loss=loss, head_chunk=engine.head_chunk
+            )
+        parts.append(_to(values, torch.device("cpu")))
+        _guard(part, parts[-1])
+    return _score(engine.options, batch, _join(parts), reference, counts)
+
+
+def update_logprobs(engine: Engine, batch: GroupBatch, budget: int) -> SequenceLogProbs:
+    """Return the policy's log-probs of a batch without gradient, micro-batch by micro-batch, on the CPU."""
+    parts: list[SequenceLogProbs] = []
+    for groups in plan_microbatches(batch, budget, engine.layout):
+        with torch.no_grad(), engine.autocast():
+            values = sequence_logprobs(
+                engine.model, batch.select(groups), layout=engine.layout, head_chunk=engine.head_chunk
+            )
+        parts.append(_to(values.detach(), torch.device("cpu")))
+    return _join(parts)
+
+
+def evaluate(engine: Engine, batch: GroupBatch, table: ReferenceTable | None, budget: int) -> Scored:
+    """Score held-out rows as one update: the loss and every metric are independent of the budget."""
+    policy = update_logprobs(engine, batch, budget)
+    reference = table.lookup(batch) if table is not None else None
+    return _score(engine.options, batch, policy, reference, unit_counts(batch))
+
+
+def _coefficients(
+    engine: Engine,
+    batch: GroupBatch,
+    reference: SequenceLogProbs | None,
+    plan: Sequence[Sequence[int]],
+    counts: Mapping[str, int],
+) -> Tensor:
+    parts: list[SequenceLogProbs] = []
+    state = torch.get_rng_state()
+    for groups in plan:
+        with torch.no_grad(), engine.autocast():
+            values = sequence_logprobs(
+                engine.model, batch.select(groups), layout=engine.layout, head_chunk=engine.head_chunk
+            )
+        parts.append(_to(values.detach(), torch.device("cpu")))
+    # Both phases must draw the same adapter dropout.
+    torch.set_rng_state(state)
+    joined = _join(parts)
+    sums = joined.sums.clone().requires_grad_(True)
+    inputs = loss_inputs(batch, SequenceLogProbs(sums, joined.counts, joined.tokens), reference)
+    (gradient,) = torch.autograd.grad(reduce_loss(compute(engine.options, inputs), counts), sums)
+    return gradient
+
+
+def _score(
+    options: ObjectiveOptions,
+    batch: GroupBatch,
+    policy: SequenceLogProbs,
+    reference: SequenceLogProbs | None,
+    counts: Mapping[str, int],
+) -> Scored:
+    inputs = loss_inputs(batch, policy, reference)
+    with torch.no_grad():
+        output = compute(options, inputs)
+        loss = float(reduce_loss(output, counts))
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise GuardStop(f"the loss is {loss} on rows {_names(batch.row_ids)}; nothing was updated or saved")
+    return Scored(inputs, output, loss)
+
+
+def _guard(part: GroupBatch, values: SequenceLogProbs) -> None:
+    broken = ~torch.isfinite(values.sums)
+    if bool(broken.any()):
+        rows = [part.row_ids[int(part.group_of[i])] for i in broken.nonzero().flatten().tolist()]
+        raise GuardStop(
+            f"the policy's log-prob is NaN or infinite on rows {_names(rows)}; nothing was updated or saved"
+        )
+
+
+def _names(rows: Sequence[str], limit: int = 5) -> str:
+    unique = list(dict.fromkeys(rows))
+    more = f" and {len(unique) - limit} more" if len(unique) > limit else ""
+    return ", ".join(unique[:limit]) + more
+
+
+def _sequences_of(batch: GroupBatch, groups: Sequence[int]) -> Tensor:
+    wanted = set(groups)
+    order = {group: place for place, group in enumerate(groups)}
+    found = [(order[g], i) for i, g in enumerate(batch.group_of.tolist()) if g in wanted]
+    return torch.tensor([i for _, i in sorted(found)], dtype=torch.int64)
+
+
+def _join(parts: Sequence[SequenceLogProbs]) -> SequenceLogProbs:
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return SequenceLogProbs(
+        torch.cat([part.sums for part in parts]),
+        torch.cat([part.counts for part in parts]),
+        torch.cat(tokens) if len(tokens) == len(parts) else None,
+    )

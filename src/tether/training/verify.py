@@ -1,0 +1,131 @@
+"""Step 0: the reference is the one you named, or the run does not start.
+
+`self` against the policy in the same shape and kernel gives margins of exactly zero on CPU fp32 and the
+objective's own value at zero margin; against the scored table every margin stays under beta x a bound from
+the measured batch noise. Every other kind: 8 rows are scored again by the named model and must match.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tether.errors import GuardStop
+from tether.objectives import OBJECTIVES
+from tether.policies.reference import ReferenceTable
+from tether.records.tensors import GroupBatch, SequenceLogProbs
+from tether.tokens.collate import collate
+from tether.tokens.render import EncodedGroup
+from tether.training.steps import Engine, evaluate, update_logprobs
+
+RESCORED_ROWS = 8
+NOISE_FACTOR = 8.0
+"""How many times the measured noise of a few rows the worst row of a run may show."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked at step 0, as a sentence and as numbers."""
+
+    text: str
+    numbers: dict[str, Any]
+
+
+def noise_bound(engine: Engine, batch: GroupBatch, budget: int) -> float:
+    """Return a bound on how much a sum moves with its batch mates, nats: measured, with a rounding floor."""
+    rows = list(range(min(len(batch), RESCORED_ROWS)))
+    together = update_logprobs(engine, batch.select(rows), budget)
+    alone = [update_logprobs(engine, batch.select([row]), budget).sums for row in rows]
+    moved = float((together.sums - torch.cat(alone)).abs().max())
+    precise = not torch.is_autocast_enabled() and next(engine.model.parameters()).dtype == torch.float32
+    eps = torch.finfo(torch.float32).eps if precise else torch.finfo(torch.bfloat16).eps
+    # Rounding of one fp32 sum grows with its size; a token's own error is a few eps of its log-prob.
+    floor = 16 * eps * max(1.0, float(together.sums.abs().max()))
+    return NOISE_FACTOR * moved + floor
+
+
+def verify_self(
+    engine: Engine, table: ReferenceTable, update: Sequence[EncodedGroup], budget: int
+) -> Verified:
+    """Check the `self` reference on the first update.
+
+    Raises:
+        GuardStop: the policy does not repeat itself, or the table is not this policy's.
+
+    """
+    engine.model.eval()
+    batch = collate(update)
+    policy, again = (update_logprobs(engine, batch, budget) for _ in range(2))
+    if not torch.equal(policy.sums, again.sums) and policy.sums.device.type == "cpu":
+        raise GuardStop(
+            "step 0: two evaluations of the same rows differ; something random is still on (dropout?), so no "
+            "reference can be checked"
+        )
+    bound = noise_bound(engine, batch, budget)
+    known = table.lookup(batch)
+    worst, row = _worst(policy, known, batch)
+    beta = float(getattr(engine.options, "beta", 1.0))
+    if worst > bound:
+        raise GuardStop(
+            f"step 0: {row}: policy and reference differ by {worst:.3g} nats, the batch noise is "
+            f"{bound:.3g}; the reference is not this model at step 0; delete the run folder's reference/ "
+            "and run again"
+        )
+    scored = evaluate(engine, batch, table, budget)
+    zero = zero_margin(engine)
+    text = f"policy and reference agree on the first update to {worst:.2g} nats (noise {bound:.2g})"
+    numbers: dict[str, Any] = {"loss": scored.loss, "margin_max": beta * worst, "bound": beta * bound}
+    if zero is not None:
+        numbers["zero_margin"] = zero
+        text += f"; loss {scored.loss:.4f}, {zero:.4f} at zero margin"
+    return Verified(text, numbers)
+
+
+def zero_margin(engine: Engine) -> float | None:
+    """Return the loss at zero margin where the objective is one term with such a value."""
+    names = engine.options.loss_type
+    if len(names) != 1:
+        return None
+    rule = OBJECTIVES[names[0]].zero_margin
+    return rule(engine.options) if callable(rule) else rule
+
+
+def verify_rescored(
+    table: ReferenceTable, rescore: Callable[[], tuple[Engine, list[EncodedGroup]]] | None, budget: int
+) -> Verified:
+    """Score 8 rows again with the named model and compare them with the table.
+
+    Raises:
+        GuardStop: a row differs by more than batch noise; names it.
+
+    """
+    if rescore is None:
+        return Verified("not verifiable here: the model that scored it is not at hand", {})
+    engine, groups = rescore()
+    batch = collate(groups[:RESCORED_ROWS])
+    values = update_logprobs(engine, batch, budget)
+    worst, row = _worst(values, table.lookup(batch), batch)
+    bound = noise_bound(engine, batch, budget)
+    if worst > bound:
+        raise GuardStop(
+            f"step 0: {row}: the reference table is off by {worst:.3g} nats from what its model gives now "
+            f"(noise {bound:.3g}); score the data again"
+        )
+    return Verified(
+        f"{len(batch)} rows scored again by the named model agree to {worst:.2g} nats (noise {bound:.2g})",
+        {"rescored_rows": len(batch), "rescored_error": worst, "bound": bound},
+    )
+
+
+def _worst(mine: SequenceLogProbs, theirs: SequenceLogProbs, batch: GroupBatch) -> tuple[float, str]:
+    gaps = (mine.sums - theirs.sums).abs()
+    index = int(gaps.argmax())
+    return float(gaps[index]), batch.row_ids[int(batch.group_of[index])]
+
+
+def model_at_hand(source: dict[str, Any]) -> Path | None:
+    """Return the folder of the model that scored an artifact, if it is still here."""
+    path = source.get("model")
+    return Path(path) if path and Path(path).is_dir() else None
