@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -24,13 +24,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 class Generation(Extension):
     """The `{% generation %}` block of transformers: renders what is inside."""
 
-    tags: ClassVar[set[str]] = {"generation"}
-
     def parse(self, parser: Parser) -> Scope:
         """Return the body of the block as it stands."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return Scope(body, lineno=line)
+
+
+Generation.tags = {"generation"}
 
 
 def limit(seconds: int, memory: int) -> None:
