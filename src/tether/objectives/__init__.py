@@ -1,1 +1,32 @@
-"""objectives"""
+"""Pure functions from log-probs to losses, in one table.
+
+`compute` is all a trainer calls; `OBJECTIVES` says what each name is, needs and differs in from TRL.
+"""
+
+from tether.objectives.objective import Objective
+from tether.objectives.scores import without_reference
+from tether.objectives.table import (
+    OBJECTIVES,
+    check,
+    compute,
+    couples,
+    needs_reference,
+    needs_reference_tokens,
+    units,
+    warnings,
+    zero_margin,
+)
+
+__all__ = [
+    "OBJECTIVES",
+    "Objective",
+    "check",
+    "compute",
+    "couples",
+    "needs_reference",
+    "needs_reference_tokens",
+    "units",
+    "warnings",
+    "without_reference",
+    "zero_margin",
+]

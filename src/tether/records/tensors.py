@@ -116,7 +116,8 @@ class LossInputs:
     roles: tuple[str, ...]
     group_of: Int64[Tensor, " S"]
     chosen: Int64[Tensor, " P"]
-    rejected: Int64[Tensor, " P"]
+    rejected: Int64[Tensor, " R"]
+    """As many as chosen where rows are pairs; none where they are single completions."""
     weights: Float[Tensor, " G"]
     margins: Float[Tensor, " G"]
     probabilities: Float[Tensor, " G"]
