@@ -181,7 +181,7 @@ class _Reader:
             format=format_.name if format_ else "none",
             read=read,
             used=len(kept),
-            ignored_columns=tuple(unused_columns(format_, values[0])) if format_ else (),
+            ignored_columns=tuple(unused_columns(format_, values)) if format_ else (),
         )
 
     def _row(self, format_: Format | None, raw: RawRow) -> Preference | None:

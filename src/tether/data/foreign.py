@@ -62,8 +62,8 @@ def read_nectar(origin: Origin, columns: Columns) -> Preference:
 def read_scored_list(origin: Origin, columns: Columns) -> Preference:
     """Read a prompt, a list of answers and a list of scores (`completions` + `scores`, distilabel's)."""
     prompt_name = "prompt" if "prompt" in columns else "instruction"
-    list_name = next(name for name in ("completions", "generations", "responses") if name in columns)
-    score_name = next((name for name in ("scores", "ratings", "rewards") if name in columns), "scores")
+    list_name = _first(columns, "completions", "generations", "responses")
+    score_name = _first(columns, "scores", "ratings", "rewards")
     contents, scores = columns.need(list_name), columns.need(score_name)
     if not isinstance(contents, list) or not isinstance(scores, list) or len(contents) != len(scores):
         raise RowProblem(score_name, f"must be a list as long as {list_name}, one score per answer")
@@ -75,6 +75,11 @@ def read_scored_list(origin: Origin, columns: Columns) -> Preference:
         answers.append((as_answer(content) if chat else content, as_number(score, f"{score_name}[{i}]")))
     prompt = columns.content(prompt_name)
     return _list_or_pair(origin, columns, as_prompt(prompt) if chat else prompt, answers)
+
+
+def _first(columns: Columns, *names: str) -> str:
+    """Return the first of these columns that a row has, or the first name, to be reported as missing."""
+    return next((name for name in names if name in columns), names[0])
 
 
 def _list_or_pair(

@@ -223,8 +223,9 @@ def reads_as(format_: Format, value: Row) -> Format:
     return own
 
 
-def unused_columns(format_: Format, value: Row) -> list[str]:
-    """Return the columns of a row that reading it does not look at."""
+def unused_columns(format_: Format, values: Sequence[Row]) -> list[str]:
+    """Return the columns that reading the first row of this format does not look at."""
+    value = next(value for value in values if format_.matches(value))
     columns = Columns(value)
     try:
         format_.read(Origin("", 0), columns)

@@ -1,0 +1,72 @@
+"""Splits never part a prompt, mixes use rows evenly, and both are functions of rows and seed alone."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tether.data.mix import mix, split
+from tether.errors import DataError, UsageError
+from tether.records.rows import Completion, Origin, Preference
+
+
+def rows(prompts: list[str]) -> list[Preference]:
+    return [
+        Preference(Origin("f", i), prompt, (Completion("chosen", f"a{i}"), Completion("rejected", "b")))
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    prompts=st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=40).filter(
+        lambda p: len(set(p)) > 1
+    ),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 5),
+)
+def test_a_prompt_is_on_one_side_and_every_row_on_one(prompts: list[str], fraction: float, seed: int) -> None:
+    everything = rows(prompts)
+    train, held = split(everything, fraction, seed)
+    assert train and held
+    assert not {r.prompt for r in train} & {r.prompt for r in held}
+    assert sorted(r.origin.row for r in train + held) == list(range(len(everything)))
+    assert [r.origin.row for r in train] == sorted(r.origin.row for r in train)
+    largest = max(prompts.count(p) for p in prompts)
+    assert len(held) <= fraction * len(everything) + largest
+
+
+def test_a_split_does_not_depend_on_the_order_of_the_rows_but_on_the_seed() -> None:
+    everything = rows([f"p{i // 2}" for i in range(200)])
+    shuffled = random.Random(1).sample(everything, len(everything))
+    held = split(everything, 0.1, 7)[1]
+    assert len(held) == 20
+    assert {r.row_id for r in split(shuffled, 0.1, 7)[1]} == {r.row_id for r in held}
+    assert {r.row_id for r in split(everything, 0.1, 8)[1]} != {r.row_id for r in held}
+    assert split(everything, 0, 7) == (everything, [])
+
+
+def test_splits_that_cannot_be_made_are_refused() -> None:
+    with pytest.raises(DataError, match="share 1 prompt"):
+        split(rows(["a", "a"]), 0.5, 0)
+    with pytest.raises(UsageError, match=r"1\.5, must lie in"):
+        split(rows(["a", "b"]), 1.5, 0)
+
+
+def test_a_mix_counts_rows_by_weight_and_uses_all_before_repeating() -> None:
+    a, b = rows([f"a{i}" for i in range(12)]), rows([f"b{i}" for i in range(8)])
+    mixed = mix([(a, 2), (b, 0.25)], seed=3)
+    assert len(mixed) == 24 + 2
+    assert all(mixed.count(row) == 2 for row in a)
+    seen = [row.row_id for epoch in range(4) for row in mix([(b, 0.25)], seed=3, epoch=epoch)]
+    assert sorted(seen) == sorted(row.row_id for row in b)
+    assert mix([(a, 2), (b, 0.25)], seed=3) == mixed
+    many = rows([f"c{i}" for i in range(60)])
+    assert mix([(many, 0.5)], seed=3) != mix([(many, 0.5)], seed=4)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), 0.0])
+def test_weights_that_say_nothing_are_refused(weight: float) -> None:
+    with pytest.raises(UsageError, match="mix weights"):
+        mix([(rows(["a"]), weight)], seed=0)
