@@ -21,6 +21,12 @@ class Parts:
     head: nn.Module
     transform: Callable[[Tensor], Tensor]
 
+    @property
+    def vocabulary(self) -> int:
+        """V, the width of the logits."""
+        weight: Any = self.head.weight
+        return int(weight.shape[0])
+
     def logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n V"]:
         """Return the model's logits for these hidden states."""
         return self.transform(self.head(hidden))

@@ -9,14 +9,14 @@ before it; for a completion's first token that is the prompt's last, once per co
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tether.errors import DataError, UsageError
+from tether.errors import DataError
 from tether.policies.packed import ACCELERATOR_COSTS, CPU_COSTS, PackedPlan, plan_packed
 from tether.records.tensors import GroupBatch
 
@@ -61,7 +61,6 @@ def lay_out(batch: GroupBatch, layout: Layout, device: torch.device | None = Non
 
     Raises:
         DataError: a prompt without tokens, or a group without completions.
-        UsageError: a layout that does not exist.
 
     """
     device = device or torch.device("cpu")
@@ -70,50 +69,9 @@ def lay_out(batch: GroupBatch, layout: Layout, device: torch.device | None = Non
         inputs = _padded(batch)
     elif layout == "shared":
         inputs = _shared(batch)
-    elif layout == "packed":
-        inputs = _packed(batch, accelerator=device.type != "cpu")
     else:
-        raise UsageError(f"layout {layout!r} does not exist; use one of {', '.join(get_args(Layout))}")
+        inputs = _packed(batch, accelerator=device.type != "cpu")
     return inputs.to(device)
-
-
-def layout_tokens(batch: GroupBatch, layout: Layout) -> list[int]:
-    """Return how many tokens each group adds to a micro-batch in this layout, padding aside."""
-    totals = torch.zeros(len(batch), dtype=torch.int64).index_add_(
-        0, batch.group_of, batch.completion_lengths
-    )
-    copies = torch.bincount(batch.group_of, minlength=len(batch)) if layout == "padded" else 1
-    return (batch.prompt_lengths * copies + totals).tolist()
-
-
-def microbatches(batch: GroupBatch, layout: Layout, max_tokens: int) -> list[list[int]]:
-    """Cut a batch into runs of whole groups, in order, of at most `max_tokens` positions with padding.
-
-    Rows of `padded` and `shared` count as long as the longest of the run. A group larger than the budget
-    stands alone.
-    """
-    if max_tokens < 1:
-        raise UsageError(f"max_tokens_per_microbatch is {max_tokens}; it must be at least 1")
-    sizes = layout_tokens(batch, layout)
-    completions = torch.bincount(batch.group_of, minlength=len(batch)).tolist()
-    widths = list(sizes)
-    if layout == "padded":
-        rows = batch.prompt_lengths[batch.group_of] + batch.completion_lengths
-        longest = torch.zeros(len(batch), dtype=torch.int64)
-        widths = longest.scatter_reduce(0, batch.group_of, rows, "amax").tolist()
-    cut: list[list[int]] = []
-    count, width = 0, 0
-    for group, size in enumerate(sizes):
-        more = completions[group] if layout == "padded" else 1
-        wider = max(width, widths[group])
-        cost = count + size if layout == "packed" else (count + more) * wider
-        if cut and cost <= max_tokens:
-            cut[-1].append(group)
-            count, width = count + (size if layout == "packed" else more), wider
-        else:
-            cut.append([group])
-            count, width = (size if layout == "packed" else more), widths[group]
-    return cut
 
 
 def _check(batch: GroupBatch) -> None:

@@ -24,6 +24,9 @@ from tether.records.tensors import GroupBatch, SequenceLogProbs
 HEAD_CHUNK = 512
 """Completion tokens per pass through the LM head; its logits take 4 x V bytes each."""
 
+WHOLE_LOGITS = 2**24
+"""A group of more tokens than a chunk still goes through the head at once while its logits are this few."""
+
 Loss = Callable[[SequenceLogProbs, Int64[Tensor, " g"]], Tensor]
 """(log-probs of the completions of some whole groups, indices of these groups) -> scalar to differentiate."""
 
@@ -72,8 +75,8 @@ def forward_backward(
     """Add the gradient of the summed losses of all groups to `.grad`; return the log-probs, detached.
 
     `loss` is called once per chunk of whole groups and must not couple groups of different chunks. A chunk
-    holds at most `head_chunk` completion tokens or one group; a larger group goes through the head in parts,
-    twice. Works with activation checkpointing and under autocast.
+    holds at most `head_chunk` completion tokens or one group; a group of more logits than `WHOLE_LOGITS` goes
+    through the head in parts, twice. Works with activation checkpointing and under autocast.
 
     Raises:
         ModelError: the model cannot be taken apart.
@@ -85,9 +88,10 @@ def forward_backward(
         ids = batch.completion_ids.to(hidden.device)
         values = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden, requires_grad=False)
+        whole = max(head_chunk, WHOLE_LOGITS // parts.vocabulary)
         for chunk in whole_groups(batch, head_chunk):
             part = hidden.detach()[chunk.tokens].requires_grad_(hidden.requires_grad)
-            step = _whole if len(part) <= head_chunk else _in_parts
+            step = _whole if len(part) <= whole else _in_parts
             tokens = step(parts, part, ids[chunk.tokens], chunk, loss, head_chunk)
             values[chunk.tokens] = tokens
             if part.grad is not None:
