@@ -514,6 +514,12 @@ def test_a_dialogue_splits_at_the_last_shared_assistant_tag() -> None:
         split_dialogue(f"\n\nHuman: a{ASSISTANT} b", f"\n\nHuman: c{ASSISTANT} b")
 
 
+def test_a_text_without_turns_in_a_file_of_dialogues_is_not_split_by_guess() -> None:
+    dialogues = detect([{"chosen": DIALOGUE + " a", "rejected": DIALOGUE + " b"}])
+    with pytest.raises(RowProblem, match="rejected has no Human: and Assistant: turns"):
+        parse(dialogues, RawRow(Origin("f", 0), {"chosen": DIALOGUE + " a", "rejected": "b"}))
+
+
 def test_chats_split_at_the_turn_that_differs() -> None:
     assert split_messages((USER, GOOD), (USER, GOOD)) == ((USER,), (GOOD,), (GOOD,))
     longer = (USER, GOOD, USER, BAD)

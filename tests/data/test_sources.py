@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tether.data import jsontext, raw
+from tether.data.checks import load
 from tether.data.sources import READERS, expand, file_digest, iter_raw, labels
 from tether.errors import DataError
 
@@ -192,6 +193,18 @@ def test_an_object_with_two_lists_of_rows_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
+def test_bad_text_in_a_list_held_by_an_object_is_one_row_s_problem(tmp_path: Path) -> None:
+    path = tmp_path / "held.json"
+    path.write_bytes(b'{"data": [{"a": "1"}, {"a": "\\ud800"}, 5]}')
+    assert [(row.value, row.kind if row.problem else "") for row in read(path)] == [
+        ({"a": "1"}, ""),
+        (None, "lone_surrogate"),
+        (None, "unreadable"),
+    ]
+    path.write_bytes(b'{"data": [{"a": "1"}, {"a": "\xe9"}]}')
+    assert [row.kind for row in read(path) if row.problem] == ["bad_utf8"]
+
+
 def test_every_bad_record_of_a_csv_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_bytes(b'a,b\n1,2\n1,2,3\n"x"y,2\n\xe9,2\n5,6\n"never closed,7\n8,9\n')
@@ -297,8 +310,10 @@ def test_a_row_of_5_mb_takes_under_2_seconds(tmp_path: Path) -> None:
     path.write_text(json.dumps({"chosen": "word " * 1_000_000}) + "\n")
     start = time.perf_counter()
     (value,) = values(path)
-    assert time.perf_counter() - start < 2
     assert value is not None and len(value["chosen"]) == 5_000_000
+    (row,) = load([{**value, "rejected": value["chosen"] + "x"}]).rows
+    assert time.perf_counter() - start < 2
+    assert len(str(row.prompt)) > 4_999_980
 
 
 def test_a_jsonl_run_imports_neither_arrow_nor_pandas_nor_datasets(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ FORMATS: tuple[Format, ...] = (
         "hh-rlhf",
         ("chosen", "rejected"),
         "HH-RLHF dialogues with Human: and Assistant: turns",
-        readers.read_implicit_pair,
+        readers.read_dialogue_pair,
         lambda value: is_dialogue(value["chosen"]) and is_dialogue(value["rejected"]),
     ),
     Format(

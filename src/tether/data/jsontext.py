@@ -198,7 +198,7 @@ def _contained(document: dict[str, Any], name: str) -> list[Any]:
     lists = {
         key: value
         for key, value in document.items()
-        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value)
+        if isinstance(value, list) and any(isinstance(part, dict) for part in value)
     }
     held = [key for key in CONTAINERS if key in lists]
     if not held and len(document) == len(lists) == 1 and "messages" not in lists:

@@ -1,7 +1,15 @@
 """Readers of the formats that TRL, Hugging Face and the preference papers use: columns -> `Preference`."""
 
 from tether.data.fields import LOGPROB_COLUMNS, SCORE_COLUMNS, Columns, RowProblem, as_label, build
-from tether.data.prompts import as_answer, as_prompt, explicit, implicit, single
+from tether.data.prompts import (
+    as_answer,
+    as_prompt,
+    explicit,
+    implicit,
+    is_dialogue,
+    single,
+    split_dialogue,
+)
 from tether.records.rows import Completion, Content, Message, Origin, Preference
 
 
@@ -36,6 +44,15 @@ def read_pair(origin: Origin, columns: Columns) -> Preference:
 def read_implicit_pair(origin: Origin, columns: Columns) -> Preference:
     """`chosen, rejected`: whole dialogues; the prompt is their common part."""
     return pair(origin, columns, implicit(columns.content("chosen"), columns.content("rejected")))
+
+
+def read_dialogue_pair(origin: Origin, columns: Columns) -> Preference:
+    """`chosen, rejected`: HH-RLHF dialogues; the prompt ends with the last `Assistant:` they share."""
+    chosen, rejected = columns.text("chosen"), columns.text("rejected")
+    for name, text in (("chosen", chosen), ("rejected", rejected)):
+        if not is_dialogue(text):
+            raise RowProblem(name, "has no Human: and Assistant: turns, as the other rows have")
+    return pair(origin, columns, split_dialogue(chosen, rejected))
 
 
 def read_refdpo(origin: Origin, columns: Columns) -> Preference:
