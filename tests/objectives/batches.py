@@ -68,7 +68,11 @@ def pairs(
 
 
 def one_pair(
-    chosen: float, rejected: float, ref_chosen: float = 0.0, ref_rejected: float = 0.0, **extra: Sequence[float]
+    chosen: float,
+    rejected: float,
+    ref_chosen: float = 0.0,
+    ref_rejected: float = 0.0,
+    **extra: Sequence[float],
 ) -> LossInputs:
     """One pair of one-token texts, so that sums, means and tokens are the same numbers."""
     return pairs([([chosen], [rejected])], [([ref_chosen], [ref_rejected])], **extra)
@@ -78,7 +82,18 @@ def kind(name: str) -> tuple[list[str], list[int]]:
     """Roles and groups of a small update this objective can read."""
     reads = OBJECTIVES[name].reads
     if reads == "unpaired":
-        good = ["desirable", "kl", "undesirable", "kl", "desirable", "kl", "undesirable", "kl", "desirable", "kl"]
+        good = [
+            "desirable",
+            "kl",
+            "undesirable",
+            "kl",
+            "desirable",
+            "kl",
+            "undesirable",
+            "kl",
+            "desirable",
+            "kl",
+        ]
         return good, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     if reads == "list":
         return ["rank-0", "rank-1", "rank-2", "rank-0", "rank-1"] * 2, [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]

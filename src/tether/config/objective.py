@@ -91,16 +91,16 @@ class ObjectiveOptions(BaseModel):
         "Shape of alphapo's reward; 0 is simpo. TRL calls it alpha.", 0.25, "2501.03884 Table 3"
     )
     unlikelihood_alpha: float = _knob(
-        "Weight of the unlikelihood of the rejected completion.", 1.0, "1908.04319 Eq. 4; 2305.18290 App. C"
+        "Weight of the unlikelihood of the rejected completion.", 1.0, "1908.04319"
     )
     discopop_tau: float = _knob(
         "Temperature of discopop's blend, above 0 and at most 1.", 0.05, "TRL; 2406.08414"
     )
     dpop_lambda: float = _knob(
-        "Penalty per nat by which the chosen log-prob fell below the reference's.", 50.0, "2402.13228 Eq. 3"
+        "Penalty per nat by which the chosen log-prob fell below the reference's.", 50.0, "2402.13228"
     )
     hypo_gamma: float = _knob("Smallest reference margin hypo trusts, nats.", 0.0, "2602.11902")
-    chi_po_rmax: float = _knob("Reward bound R; chi_po clips its margin to +-2R.", 1.0, "2407.13399 Alg. 1")
+    chi_po_rmax: float = _knob("Reward bound R; chi_po clips its margin to +-2R.", 1.0, "2407.13399")
     bco_delta: Literal["none", "update"] = _knob(
         "Shift of bco_pair's rewards: none (TRL), or their mean over the update.", "none", "TRL; 2404.04656"
     )

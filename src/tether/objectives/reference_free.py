@@ -32,7 +32,7 @@ def alphapo(inputs: LossInputs, options: ObjectiveOptions) -> LossOutput:
 
 
 def orpo(inputs: LossInputs, options: ObjectiveOptions) -> LossOutput:
-    """NLL of the chosen text plus beta times the log odds ratio loss (2403.07691 Eqs. 6 and 7)."""
+    """NLL of the chosen text plus beta times the log odds ratio loss (2403.07691 Eqs. 4 and 7)."""
     pairs, beta = policy_pairs(inputs).per_token(), options.beta
     odds = pairs.with_scores(pairs.chosen - log1mexp(pairs.chosen), pairs.rejected - log1mexp(pairs.rejected))
     output = pair_output(pairs, -beta * F.logsigmoid(odds.margin), odds.chosen, odds.rejected)
@@ -99,7 +99,7 @@ ROWS = (
         title="ORPO: odds ratio preference optimisation",
         equation="-p_w per chosen token  +  beta -log sigma(o_w - o_l) per pair,   o = p / n - log(1 -"
         " e^(p / n))",
-        source="2403.07691 Eqs. 6 and 7; beta is its lambda",
+        source="2403.07691 Eqs. 4 and 7; beta is its lambda",
         purpose="Supervised tuning and preferences in one pass from a base model, without a reference.",
         evidence="Its paper takes 0.1 to 0.25; tuned on UltraFeedback it ties with DPO (LC 10.7 against"
         " 11.4 at 3B, 28.3 against 26.8 at 8B, 2502.01237).",

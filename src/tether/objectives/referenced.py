@@ -106,7 +106,7 @@ def hypo(inputs: LossInputs, options: ObjectiveOptions) -> LossOutput:
 
 _F = ("f_divergence_type", "f_alpha_divergence_coef")
 _PAIR = ("ld_alpha", "wpo_weighting")
-_OVERFLOW = "with an f-divergence, exponents stop at 40 (TRL: at 80, or infinite)"
+_OVERFLOW = "Only with an f-divergence: exponents stop at 40 (TRL: at 80, or infinite)."
 
 
 def _ln2(options: ObjectiveOptions) -> float:
@@ -137,8 +137,8 @@ ROWS = (
         reference="sum",
         options=("beta", "label_smoothing", *_F, *_PAIR),
         trl="sigmoid",
-        trl_difference="TRL ignores label_smoothing here; we honour it. At 0, the default, the numbers"
-        f" are equal; {_OVERFLOW}.",
+        trl_difference="TRL ignores label_smoothing here; we honour it. At 0, the default, numbers are"
+        f" equal. {_OVERFLOW}",
         zero_margin=_ln2,
         soft_labels=True,
         offsets=True,
@@ -156,7 +156,7 @@ ROWS = (
         reference="sum",
         options=("beta", "label_smoothing", *_F, *_PAIR),
         trl="robust",
-        trl_difference=f"None without an f-divergence; {_OVERFLOW}.",
+        trl_difference=_OVERFLOW,
         zero_margin=_ln2,
         soft_labels=True,
         offsets=True,
@@ -177,7 +177,7 @@ ROWS = (
         options=("beta", "ipo_reduction", *_F, *_PAIR),
         trl="ipo",
         trl_difference="None with ipo_reduction mean, the default; the paper's form is ipo_reduction sum,"
-        f" as in OpenRLHF and the DPO authors' code; {_OVERFLOW}.",
+        f" as in OpenRLHF and the DPO authors' code. {_OVERFLOW}",
         zero_margin=_ipo_zero,
         length_rule="mean",
         usual_beta=(0.001, 1.0),
@@ -194,7 +194,7 @@ ROWS = (
         reference="sum",
         options=("beta", *_F, *_PAIR),
         trl="hinge",
-        trl_difference=f"None without an f-divergence; {_OVERFLOW}.",
+        trl_difference=_OVERFLOW,
         zero_margin=lambda options: 1.0,
         soft_labels=True,
         offsets=True,
@@ -212,7 +212,7 @@ ROWS = (
         reference="sum",
         options=("beta", *_F, *_PAIR),
         trl="sigmoid_norm",
-        trl_difference=f"None without an f-divergence; {_OVERFLOW}.",
+        trl_difference=_OVERFLOW,
         zero_margin=_ln2,
         length_rule="mean",
         soft_labels=True,
@@ -232,7 +232,7 @@ ROWS = (
         reference="sum",
         options=("beta", "label_smoothing", *_F, *_PAIR),
         trl="exo_pair",
-        trl_difference=f"None without an f-divergence; {_OVERFLOW}.",
+        trl_difference=_OVERFLOW,
         zero_margin=_exo_zero,
     ),
     Objective(
@@ -241,14 +241,15 @@ ROWS = (
         equation="(1 - s) -log sigma(x) + s e^-x,   x = beta (r_w - r_l),   s = sigma(x / discopop_tau)",
         source="2406.08414 Eq. 5",
         purpose="A loss found by letting a language model propose and test loss functions.",
-        evidence="The best of the losses its paper searched, at tau 0.05; it is not convex.",
+        evidence="The best of the losses its paper searched, at tau 0.05; it is not convex: at that tau"
+        " its slope has the wrong sign between x = -0.12 and 0.07, zero margin included.",
         loss=discopop,
         reads="pairs",
         reference="sum",
         options=("beta", "discopop_tau", *_F, *_PAIR),
         trl="discopop",
-        trl_difference="None where TRL is finite; far below zero margin TRL's product is 0 times"
-        f" infinity; {_OVERFLOW}.",
+        trl_difference="Far below zero margin TRL's product is 0 times infinity; ours is finite."
+        f" {_OVERFLOW}",
         zero_margin=lambda options: (math.log(2) + 1) / 2,
     ),
     Objective(
@@ -295,8 +296,8 @@ ROWS = (
         equation="-log sigma(x),   x = beta (d - max(d_ref, hypo_gamma)) - m",
         source="2602.11902",
         purpose="Does not let a reference that prefers the rejected text count a pair as already won.",
-        evidence="About 45 % of its paper's pairs have d_ref below 0; Llama-3-8B-Instruct AlpacaEval 2 LC"
-        " 22.6 to 27.3.",
+        evidence="About 45 % of its paper's pairs have d_ref below 0; reported AlpacaEval 2 LC 22.6 (DPO) to"
+        " 27.3.",
         loss=hypo,
         reads="pairs",
         reference="sum",

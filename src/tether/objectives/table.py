@@ -179,10 +179,11 @@ def _check_options(options: ObjectiveOptions) -> None:
                 f"loss_type {objective.name} is itself a sum with a likelihood term and is used alone;"
                 f" found {_names(options)}"
             )
-    if couples(options) and any(objective.tokens for objective in named):
+    # Coupled losses are differentiated with respect to sums alone: a term on tokens would lose its gradient.
+    if couples(options) and (options.ld_alpha is not None or any(o.tokens for o in named)):
         raise UsageError(
-            f"loss_type {_names(options)} cannot be summed: one needs all rows of an update at once,"
-            " another the log-prob of every token"
+            f"loss_type {_names(options)} needs all rows of an update at once and cannot be combined with"
+            " ld_alpha, which needs the log-prob of every token"
         )
 
 

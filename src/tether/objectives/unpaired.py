@@ -126,8 +126,8 @@ ROWS = (
         reads="unpaired",
         reference="sum",
         options=("beta", *_WEIGHTS),
-        trl_difference="TRL 1.16 has no BCO trainer; its earlier one took delta as a moving mean over"
-        " updates of all rewards. Ours is of this update, and no prompt re-weighting is done.",
+        trl_difference="An earlier TRL took delta as a moving mean over updates of all rewards; ours is of"
+        " this update, and prompts are not re-weighted.",
         zero_margin=lambda options: _unweighted(options, math.log(2)),
         without_reference=_ALONE,
         couples=True,
