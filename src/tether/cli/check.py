@@ -98,7 +98,7 @@ def _print_files(report: DataReport) -> None:
     for file in report.files:
         rows = f"{file.read:,} rows, {file.used:,} used"
         _line(f"{file.path}  ({file.split})" if report.eval_read else file.path)
-        _line(f"  {rows}; format {file.format}: {described.get(file.format, 'no readable row')}")
+        _wrapped(f"{rows}; format {file.format}: {described.get(file.format, 'no readable row')}", "  ")
         if file.ignored_columns:
             _wrapped(f"columns not used: {', '.join(file.ignored_columns)}", "  ")
     _line()
