@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from scipy import stats
-from tests.tiny import tiny_model, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from tests.tiny import tiny_model, tiny_tokenizer
 from tether.errors import DataError, ModelError, UsageError
 from tether.generation.choice import draw, noise, sample_seeds, warpers
 from tether.generation.engines import Generated, Sampling, completion_text, decoder, generate_ids
@@ -116,8 +118,8 @@ def test_more_tokens_continue_the_same_sample() -> None:
 def test_seeds_know_the_prompt_the_sample_and_the_repetition_only() -> None:
     assert sample_seeds(0, ["a", "b"], 2)[2:] == sample_seeds(0, ["b"], 2)
     assert sample_seeds(0, ["b", "a"], 2)[2:] == sample_seeds(0, ["a"], 2)
-    everything = sample_seeds(0, ["a", "a", "b"], 2) + sample_seeds(1, ["a", "a", "b"], 2)
-    assert len(set(everything)) == 12
+    everything = sample_seeds(0, ["a", "a", "b", "a"], 2) + sample_seeds(1, ["a", "a", "b", "a"], 2)
+    assert len(set(everything)) == 16
 
 
 def test_dropout_modes_and_random_state_are_left_as_they_were() -> None:
@@ -318,6 +320,28 @@ def test_a_completion_is_spelt_out_without_its_end_token() -> None:
     ids = tokenizer("a  b ,", add_special_tokens=False).input_ids
     assert completion_text([*ids, 1], decoder(tokenizer), STOP) == "a  b ,"
     assert completion_text([*ids, 3, *ids], decoder(tokenizer), STOP) == "a  b ,<|user|>a  b ,"
+
+
+def test_a_completion_keeps_the_space_it_begins_with_whatever_the_tokenizer() -> None:
+    words = {"<unk>": 0, "</s>": 1, "▁a": 2, "▁b": 3, "c": 4, "▁": 5, "\n": 6}
+    made = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    sentencepiece = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    assert sentencepiece.decode([2, 3]) == "a b"
+    assert completion_text([2, 3, 1], decoder(sentencepiece), STOP) == " a b"
+    assert completion_text([4, 3, 1], decoder(sentencepiece), STOP) == "c b"
+    ids = tiny_tokenizer()(" a b", add_special_tokens=False).input_ids
+    assert completion_text([*ids, 1], decoder(tiny_tokenizer()), STOP) == " a b"
+
+
+def test_a_model_set_up_for_training_with_checkpointing_samples_the_same() -> None:
+    model, prompts, sampling = tiny_model(), prompts_of(3), Sampling(max_new_tokens=5)
+    expected = [r.ids for r in sample(model, prompts, sampling)]
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.config.use_cache = False
+    model.train()
+    assert [r.ids for r in sample(model, prompts, sampling)] == expected
 
 
 @pytest.mark.parametrize(

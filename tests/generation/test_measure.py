@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.tiny import tiny_model, tiny_tokenizer
 
+from tests.tiny import tiny_model, tiny_tokenizer
 from tether.errors import ModelError, TetherError, UsageError
 from tether.generation.divergence import divergence
 from tether.generation.engines import decoder
@@ -47,6 +47,7 @@ def run(policy: Any, **options: Any) -> tuple[Measurement, list[MeasuredSample]]
         "prompt_ids": PROMPT_IDS,
         "stop_ids": STOP,
         "decode": lambda ids: " ".join(map(str, ids)),
+        "tokenizer": None,
         "step": 7,
         "max_new_tokens": STEPS,
     } | options
@@ -94,12 +95,10 @@ def test_kl_entropy_lengths_and_endings_agree_with_enumeration(models: tuple[Any
     assert expected["kl"] > 0.2 and 0.1 < expected["ended"] < 0.9
     found: dict[str, list[float]] = {name: [] for name in ("kl", "k1", "tokens", "ended", "entropy")}
     for repetition in range(60):
-        result, samples = run(
-            policy, reference=Source(other), seed=repetition, samples_per_prompt=8, batch_size=24
-        )
+        result, samples = run(policy, reference=other, seed=repetition, samples_per_prompt=8, batch_size=24)
         assert result.kl_start is None and result.kl_reference is not None
         found["kl"].append(result.kl_reference)
-        found["k1"].append(float(np.mean([s.log_ratio_reference for s in samples])))
+        found["k1"].append(float(np.mean([s["log_ratio_reference"] for s in samples])))
         found["tokens"].append(result.tokens)
         found["ended"].append(result.end_rate)
         found["entropy"].append(result.entropy * result.tokens)
@@ -110,23 +109,23 @@ def test_kl_entropy_lengths_and_endings_agree_with_enumeration(models: tuple[Any
 
 
 def test_the_standard_error_is_over_prompts_as_clusters(models: tuple[Any, Any]) -> None:
-    result, samples = run(models[0], start=Source(models[1]), samples_per_prompt=4, evaluators=[Length()])
-    means = [np.mean([s.kl_start for s in samples if s.prompt == p]) for p in range(3)]
+    result, samples = run(models[0], start=models[1], samples_per_prompt=4, evaluators=[Length()])
+    means = [np.mean([s["kl_start"] for s in samples if s["prompt"] == p]) for p in range(3)]
     assert result.kl_start == pytest.approx(np.mean(means))
     assert result.kl_start_se == pytest.approx(np.std(means, ddof=1) / math.sqrt(3))
     assert mean_and_error([1.0, 3.0, 5.0], [0, 0, 0]) == (3.0, None)
-    assert result.scores["length"] == pytest.approx(np.mean([len(s.completion) for s in samples]))
+    assert result.scores["length"] == pytest.approx(np.mean([len(s["completion"]) for s in samples]))
     assert set(result.scores_se) == {"length"}
     assert (result.prompts, result.samples, result.step) == (3, 12, 7)
-    assert [(s.prompt, s.sample) for s in samples] == [(p, n) for p in range(3) for n in range(4)]
+    assert [(s["prompt"], s["sample"]) for s in samples] == [(p, n) for p in range(3) for n in range(4)]
 
 
 def test_kl_to_itself_is_exactly_zero(models: tuple[Any, Any]) -> None:
     policy = models[0]
-    for start in (Source(policy), Source(small(0))):
+    for start in (policy, small(0)):
         result, samples = run(policy, start=start, reference=start, samples_per_prompt=3)
         assert (result.kl_start, result.kl_reference) == (0.0, 0.0)
-        assert all(s.kl_start == s.log_ratio_start == 0.0 for s in samples)
+        assert all(s["kl_start"] == s["log_ratio_start"] == 0.0 for s in samples)
 
 
 def test_an_adapter_is_measured_against_its_base_by_switching_it_off() -> None:
@@ -137,10 +136,10 @@ def test_an_adapter_is_measured_against_its_base_by_switching_it_off() -> None:
     ids = [[7, 8, 9], [20, 30]]
     options: dict[str, Any] = {"prompts": ["a", "b"], "prompt_ids": ids, "max_new_tokens": 6}
     fresh = adapted(True)
-    assert run(fresh, start=Source(fresh, fresh.disable_adapter), **options)[0].kl_start == 0.0
+    assert run(fresh, start_context=fresh.disable_adapter, **options)[0].kl_start == 0.0
     moved = adapted(False)
-    inside = run(moved, start=Source(moved, moved.disable_adapter), **options)[0].kl_start
-    outside = run(moved, start=Source(tiny_model()), **options)[0].kl_start
+    inside = run(moved, start_context=moved.disable_adapter, **options)[0].kl_start
+    outside = run(moved, start=tiny_model(), **options)[0].kl_start
     assert inside is not None and inside > 0.1
     assert inside == pytest.approx(outside, rel=1e-5)
 
@@ -180,11 +179,9 @@ def test_numbers_do_not_depend_on_batch_or_piece_and_match_a_plain_forward(famil
 
 
 def test_measure_itself_does_not_depend_on_the_batch(models: tuple[Any, Any]) -> None:
-    results = [
-        run(models[0], start=Source(models[1]), samples_per_prompt=5, batch_size=b) for b in (1, 4, 15)
-    ]
+    results = [run(models[0], start=models[1], samples_per_prompt=5, batch_size=b) for b in (1, 4, 15)]
     for result, samples in results[1:]:
-        assert [s.ids for s in samples] == [s.ids for s in results[0][1]]
+        assert [s["ids"] for s in samples] == [s["ids"] for s in results[0][1]]
         assert result.kl_start == pytest.approx(results[0][0].kl_start, rel=1e-6, abs=1e-6)
         assert result.entropy == pytest.approx(results[0][0].entropy, rel=1e-6)
 
@@ -194,25 +191,23 @@ def test_the_kl_of_a_dial_is_that_of_the_dialled_distribution(models: tuple[Any,
     policy, other = models
     truth = float(np.mean([exact(policy, other, prompt, value)["kl"] for prompt in PROMPT_IDS]))
     source = Source(other)
-    result, _ = run(
-        policy, reference=source, dial=Dial(value, source), samples_per_prompt=200, batch_size=200
-    )
+    result, _ = run(policy, reference=other, dial=Dial(value, source), samples_per_prompt=200, batch_size=200)
     assert result.kl_reference_se is not None and result.kl_reference is not None
     # The 600 samples' own error: the prompts are the same ones the truth is averaged over.
     assert result.kl_reference == pytest.approx(truth, rel=0.1)
-    plain, _ = run(policy, reference=source, samples_per_prompt=200, batch_size=200)
+    plain, _ = run(policy, reference=other, samples_per_prompt=200, batch_size=200)
     assert (result.kl_reference > plain.kl_reference) == (value > 1)
-    zero, _ = run(policy, reference=source, dial=Dial(0.0, source))
+    zero, _ = run(policy, reference=other, dial=Dial(0.0, source))
     assert zero.kl_reference == 0.0
 
 
 def test_endings_and_text_are_told(models: tuple[Any, Any]) -> None:
     result, samples = run(models[0], samples_per_prompt=20)
-    assert result.end_rate == pytest.approx(np.mean([s.ids[-1] == 1 for s in samples]))
+    assert result.end_rate == pytest.approx(np.mean([s["ids"][-1] == 1 for s in samples]))
     assert result.end_rate + result.cut_share == pytest.approx(1)
-    assert result.tokens == pytest.approx(np.mean([len(s.ids) for s in samples]))
-    assert all(s.completion == " ".join(map(str, [i for i in s.ids if i != 1])) for s in samples)
-    assert all(s.ended or len(s.ids) == STEPS for s in samples)
+    assert result.tokens == pytest.approx(np.mean([len(s["ids"]) for s in samples]))
+    assert all(s["completion"] == " ".join(map(str, [i for i in s["ids"] if i != 1])) for s in samples)
+    assert all(s["ended"] or len(s["ids"]) == STEPS for s in samples)
 
 
 def test_wider_embedding_is_compared_over_the_ids_both_have() -> None:
@@ -222,7 +217,7 @@ def test_wider_embedding_is_compared_over_the_ids_both_have() -> None:
     with torch.no_grad():
         wide.lm_head.weight[:7] = policy.lm_head.weight
         wide.model.embed_tokens.weight[:7] = policy.model.embed_tokens.weight
-    result, _ = run(policy, reference=Source(wide))
+    result, _ = run(policy, reference=wide)
     assert result.kl_reference == pytest.approx(0, abs=1e-6)
     with pytest.raises(ModelError, match="holds token id 8 and its embedding has 7 rows"):
         divergence(Source(wide), {"reference": Source(policy)}, [[3]], [[8]])
@@ -239,9 +234,9 @@ def test_an_infinite_kl_is_refused_by_name() -> None:
     mute.head = other.lm_head
     other.lm_head = mute
     with pytest.raises(ModelError, match="reference rules out a token"):
-        run(small(0), reference=Source(other))
+        run(small(0), reference=other)
     # The other way round nothing is infinite: 0 log 0 = 0.
-    result, _ = run(other, reference=Source(small(0)))
+    result, _ = run(other, reference=small(0))
     assert result.kl_reference is not None and math.isfinite(result.kl_reference)
 
 
@@ -273,5 +268,5 @@ def test_completions_are_spelt_by_the_tokenizer() -> None:
     tokenizer = tiny_tokenizer()
     options: dict[str, Any] = {"prompts": ["a"], "prompt_ids": [[7, 8]], "decode": decoder(tokenizer)}
     _, samples = run(tiny_model(), max_new_tokens=6, **options)
-    said = [i for i in samples[0].ids if i != 1]
-    assert samples[0].completion == tokenizer.decode(said, skip_special_tokens=False)
+    said = [i for i in samples[0]["ids"] if i != 1]
+    assert samples[0]["completion"] == tokenizer.decode(said, skip_special_tokens=False)

@@ -59,6 +59,9 @@ def generate(
             f"{record.out}: {record.rows} completions of {record.prompts} prompts{kept}; {', '.join(parts)}; "
             f"{record.tokens:.1f} tokens on average\n"
         )
+        if record.left_out:
+            shown = ", ".join(record.left_out[:5]) + (", ..." if len(record.left_out) > 5 else "")
+            sys.stdout.write(f"left out, longer than the model reads: {len(record.left_out)} ({shown})\n")
     return 0
 
 

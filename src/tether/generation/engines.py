@@ -260,9 +260,20 @@ def completion_text(
 
 
 def decoder(tokenizer: Any) -> Decode:
-    """Return the decode of a tokenizer that leaves spaces and special tokens as they are."""
+    """Return the decode of text that goes on where other text ended; spaces and special tokens stay.
+
+    SentencePiece-style tokenizers drop the space before the first word of whatever they decode, so a line
+    break is put in front and taken away again.
+    """
+
+    def plain(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    lead: list[int] = list(tokenizer("\n", add_special_tokens=False)["input_ids"])
+    start = plain(lead)
 
     def decode(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        text = plain([*lead, *ids])
+        return text[len(start) :] if text.startswith(start) else plain(ids)
 
     return decode

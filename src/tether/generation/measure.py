@@ -11,7 +11,7 @@ never negative beyond rounding. Its standard error is over prompts: samples of o
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,31 +19,24 @@ import numpy as np
 from tether.errors import TetherError, UsageError
 from tether.generation.choice import sample_seeds
 from tether.generation.divergence import Along, divergence
-from tether.generation.engines import Decode, Generated, Sampling, completion_text, generate_ids
-from tether.generation.streams import Dial, Source
+from tether.generation.engines import Decode, Generated, Sampling, completion_text, decoder, generate_ids
+from tether.generation.streams import Context, Dial, Source
 from tether.records.protocols import Evaluator
 from tether.records.results import Measurement
 from tether.records.rows import Content, canonical_json
 
+MeasuredSample = dict[str, Any]
+"""One sample and its numbers, ready for JSON; entropy, KL and log-ratios are sums over its tokens, in nats.
 
-@dataclass(frozen=True)
-class MeasuredSample:
-    """One sample and its numbers; sums over its tokens, nats."""
-
-    prompt: int
-    """Index of the prompt."""
-    sample: int
-    completion: str
-    ids: list[int]
-    ended: bool
-    entropy: float
-    logprob: float
-    kl_start: float | None
-    kl_reference: float | None
-    log_ratio_start: float | None
-    """log policy - log start of this sample: a single-sample (k1) estimate of the same KL."""
-    log_ratio_reference: float | None
-    scores: dict[str, float]
+    prompt, sample      index of the prompt, and which of its samples
+    completion, tokens  text without the end token; length with it
+    ids                 token ids
+    ended               false: cut at the limit
+    entropy, logprob    of the policy
+    kl_start, kl_reference                 Rao-Blackwell terms; None without that model
+    log_ratio_start, log_ratio_reference   log policy - log other of this sample: the k1 estimate of it
+    scores              per evaluator
+"""
 
 
 def measure(
@@ -51,24 +44,29 @@ def measure(
     *,
     prompts: Sequence[Content],
     prompt_ids: Sequence[Sequence[int]],
+    tokenizer: Any,
     stop_ids: frozenset[int],
-    decode: Decode,
     step: int,
     max_new_tokens: int,
     samples_per_prompt: int = 1,
     seed: int = 0,
-    start: Source | None = None,
-    reference: Source | None = None,
+    start: Any = None,
+    start_context: Context | None = None,
+    reference: Any = None,
+    reference_context: Context | None = None,
     dial: Dial | None = None,
     evaluators: Sequence[Evaluator] = (),
+    decode: Decode | None = None,
     pad_id: int = 0,
     batch_size: int = 16,
 ) -> tuple[Measurement, list[MeasuredSample]]:
     """Sample the policy and measure it; the same seed gives the same noise at every step of a run.
 
-    `start` is the model training began from: a second model, or `Source(policy, policy.disable_adapter)`.
-    `reference` must share the policy's token-to-id map (`same_vocabulary`). With `dial` everything is
-    measured on the dialled distribution. The samples come back prompt by prompt, for paired comparisons.
+    `start` is the model training began from; where that is the policy in another context (an adapter switched
+    off) only `start_context` is given. The same holds for `reference`, which must share the policy's
+    token-to-id map (`same_vocabulary`). With `dial` everything is measured on the dialled distribution. The
+    samples come back prompt by prompt (`MeasuredSample`), for paired comparisons. `decode` replaces the
+    tokenizer's.
 
     Raises:
         UsageError: no prompts, or lists of different lengths.
@@ -82,6 +80,7 @@ def measure(
             f"measuring needs prompts: got {len(prompts)}, {len(prompt_ids)} of them as ids, "
             f"{samples_per_prompt} samples each"
         )
+    decode = decoder(tokenizer) if decode is None else decode
     keys = [canonical_json(prompt) for prompt in prompts]
     repeated = [ids for ids in prompt_ids for _ in range(samples_per_prompt)]
     generated = generate_ids(
@@ -94,10 +93,11 @@ def measure(
         batch_size=batch_size,
         dial=dial,
     )
-    others = {name: s for name, s in (("start", start), ("reference", reference)) if s is not None}
+    others = {"start": _source(policy, start, start_context)}
+    others["reference"] = _source(policy, reference, reference_context)
     along = divergence(
         Source(policy),
-        others,
+        {name: source for name, source in others.items() if source is not None},
         repeated,
         [result.ids for result in generated],
         pad_id=pad_id,
@@ -109,6 +109,12 @@ def measure(
     scores = {evaluator.name: _scores(evaluator, asked, texts) for evaluator in evaluators}
     samples = _samples(generated, texts, along, scores, samples_per_prompt)
     return summarise(samples, step), samples
+
+
+def _source(policy: Any, model: Any, context: Context | None) -> Source | None:
+    if model is None and context is None:
+        return None
+    return Source(policy if model is None else model, nullcontext if context is None else context)
 
 
 def _scores(evaluator: Evaluator, prompts: Sequence[Content], texts: Sequence[str]) -> list[float]:
@@ -132,39 +138,40 @@ def _samples(
         return float(table[name][index]) if name in table else None
 
     return [
-        MeasuredSample(
-            prompt=index // samples_per_prompt,
-            sample=index % samples_per_prompt,
-            completion=texts[index],
-            ids=result.ids,
-            ended=result.ended,
-            entropy=float(along.entropy[index]),
-            logprob=float(along.logprob[index]),
-            kl_start=value(along.kl, "start", index),
-            kl_reference=value(along.kl, "reference", index),
-            log_ratio_start=value(along.log_ratio, "start", index),
-            log_ratio_reference=value(along.log_ratio, "reference", index),
-            scores={name: column[index] for name, column in scores.items()},
-        )
+        {
+            "prompt": index // samples_per_prompt,
+            "sample": index % samples_per_prompt,
+            "completion": texts[index],
+            "tokens": len(result.ids),
+            "ids": result.ids,
+            "ended": result.ended,
+            "entropy": float(along.entropy[index]),
+            "logprob": float(along.logprob[index]),
+            "kl_start": value(along.kl, "start", index),
+            "kl_reference": value(along.kl, "reference", index),
+            "log_ratio_start": value(along.log_ratio, "start", index),
+            "log_ratio_reference": value(along.log_ratio, "reference", index),
+            "scores": {name: column[index] for name, column in scores.items()},
+        }
         for index, result in enumerate(generated)
     ]
 
 
 def summarise(samples: Sequence[MeasuredSample], step: int) -> Measurement:
     """Return means and standard errors over prompts; with a single prompt there is no standard error."""
-    prompts = [sample.prompt for sample in samples]
-    tokens = sum(len(sample.ids) for sample in samples)
-    ended = sum(sample.ended for sample in samples) / len(samples)
+    prompts = [sample["prompt"] for sample in samples]
+    tokens = sum(sample["tokens"] for sample in samples)
+    ended = sum(sample["ended"] for sample in samples) / len(samples)
 
     def kl(name: str) -> tuple[float | None, float | None]:
-        values = [getattr(sample, name) for sample in samples]
+        values = [sample[name] for sample in samples]
         return (None, None) if values[0] is None else mean_and_error(values, prompts)
 
     kl_start, kl_start_se = kl("kl_start")
     kl_reference, kl_reference_se = kl("kl_reference")
     scores = {
-        name: mean_and_error([sample.scores[name] for sample in samples], prompts)
-        for name in samples[0].scores
+        name: mean_and_error([sample["scores"][name] for sample in samples], prompts)
+        for name in samples[0]["scores"]
     }
     return Measurement(
         step=step,
@@ -174,7 +181,7 @@ def summarise(samples: Sequence[MeasuredSample], step: int) -> Measurement:
         kl_start_se=kl_start_se,
         kl_reference=kl_reference,
         kl_reference_se=kl_reference_se,
-        entropy=sum(sample.entropy for sample in samples) / tokens,
+        entropy=sum(sample["entropy"] for sample in samples) / tokens,
         tokens=tokens / len(samples),
         end_rate=ended,
         cut_share=1 - ended,
