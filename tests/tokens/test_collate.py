@@ -1,5 +1,6 @@
 """Batches hold every id once and in order; micro-batches keep order and budget."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ LAYOUTS: list[Layout] = ["padded", "shared", "packed"]
 
 def group(index: int, prompt: list[int], *completions: list[int], **options: Any) -> EncodedGroup:
     made = tuple(
-        EncodedCompletion(f"rank-{n}", ids, f"key-{index}-{n}", False, None) for n, ids in enumerate(completions)
+        EncodedCompletion(f"rank-{n}", ids, f"key-{index}-{n}", False, None)
+        for n, ids in enumerate(completions)
     )
     values = {"weight": 1.0, "margin": 0.0, "probability": 1.0, "notes": frozenset[str](), **options}
     return EncodedGroup(f"row-{index}", prompt, made, **values)
@@ -30,7 +32,9 @@ def rows_of(batch: Any) -> list[tuple[str, list[int], list[tuple[str, str, list[
         completions = []
         for sequence in members:
             end = at + int(batch.completion_lengths[sequence])
-            completions.append((batch.roles[sequence], batch.keys[sequence], batch.completion_ids[at:end].tolist()))
+            completions.append(
+                (batch.roles[sequence], batch.keys[sequence], batch.completion_ids[at:end].tolist())
+            )
             at = end
         rows.append((row_id, batch.prompt_ids[prompt_at : prompt_at + length].tolist(), completions))
         prompt_at += length
@@ -43,7 +47,7 @@ GROUPS = st.lists(st.tuples(IDS, st.lists(IDS, min_size=1, max_size=3)), min_siz
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(GROUPS, st.data())
 def test_collating_and_selecting_give_back_the_rows(groups: list[EncodedGroup], data: st.DataObject):
     expected = [(g.row_id, g.prompt_ids, [(c.role, c.key, c.ids) for c in g.completions]) for g in groups]
@@ -76,7 +80,7 @@ def test_sizes_are_those_of_the_tensors():
     assert tensor_tokens(batch, "packed") == 3 + 6 + 5 + 2
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(GROUPS, st.integers(1, 80), st.sampled_from(LAYOUTS))
 def test_micro_batches_hold_every_group_once_in_order_within_the_budget(
     groups: list[EncodedGroup], budget: int, layout: Layout
@@ -87,8 +91,10 @@ def test_micro_batches_hold_every_group_once_in_order_within_the_budget(
     for part in plan:
         assert part
         assert len(part) == 1 or tensor_tokens(batch.select(part), layout) <= budget
-    for part, following in zip(plan, plan[1:], strict=False):
-        assert tensor_tokens(batch.select([*part, following[0]]), layout) > budget  # no micro-batch is cut short
+    for part, following in itertools.pairwise(plan):
+        assert (
+            tensor_tokens(batch.select([*part, following[0]]), layout) > budget
+        )  # no micro-batch is cut short
 
 
 def test_a_group_over_the_budget_is_alone():
@@ -102,4 +108,4 @@ def test_senseless_budgets_and_layouts_are_refused():
     with pytest.raises(UsageError, match="max_tokens_per_microbatch"):
         plan_microbatches(batch, 0, "padded")
     with pytest.raises(UsageError, match="layout"):
-        tensor_tokens(batch, "folded")  # type: ignore[arg-type]
+        tensor_tokens(batch, "folded")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.tiny import tiny_tokenizer
 from tests.tokens.variants import (
     CHATML,
@@ -25,7 +26,6 @@ from tests.tokens.variants import (
     user,
     with_plain_stop,
 )
-
 from tether.errors import DataError, ModelError
 from tether.records.rows import Completion, text_key
 from tether.tokens.render import CHUNK, Renderer
@@ -43,7 +43,9 @@ def test_plain_text_completion_is_its_tokens_and_the_end_token():
 
 def test_a_completion_already_written_with_the_end_token_gets_no_second_one():
     plain = renderer(PLAIN)
-    assert plain.encode(row("a", " b</s>")).completions[0].ids == plain.encode(row("a", " b")).completions[0].ids
+    assert (
+        plain.encode(row("a", " b</s>")).completions[0].ids == plain.encode(row("a", " b")).completions[0].ids
+    )
 
 
 def test_chat_prompt_is_the_generation_prompt_as_at_inference():
@@ -271,7 +273,16 @@ def test_a_tokenizer_that_prepends_spaces_adds_none_at_the_seam():
     together = tokenizer("say:\nhello", add_special_tokens=False)["input_ids"]
     assert group.prompt_ids + group.completions[0].ids == [*together, tokenizer.eos_token_id]
     assert group.completions[0].ids != group.completions[1].ids
-    assert tokens(tokenizer, group.completions[0].ids[:1]) == tokens(tokenizer, together[len(group.prompt_ids) :][:1])
+    assert tokens(tokenizer, group.completions[0].ids[:1]) == tokens(
+        tokenizer, together[len(group.prompt_ids) :][:1]
+    )
+
+
+def test_a_tokenizer_that_prepends_spaces_adds_none_around_control_strings():
+    tokenizer = sentencepiece_like()
+    group = renderer(tokenizer).encode(row("say:\n", "hello</s>there"))
+    spelled = tokenizer.convert_ids_to_tokens(group.completions[0].ids[:-1])
+    assert "".join(spelled) == "hello</s>there"
 
 
 def test_text_the_tokenizer_cannot_spell_is_noted():
@@ -293,7 +304,11 @@ def test_without_prompt_chats_keep_the_generation_prompt_only():
     for template, stop, start in [
         (CHATML, "<|im_end|>", "<|im_start|>assistant\n"),
         (LLAMA3, "<|eot_id|>", "<s><|start_header_id|>assistant<|end_header_id|>\n\n"),
-        ("{% if messages[0]['role'] == 'system' %}{% endif %}" + CHATML, "<|im_end|>", "<|im_start|>assistant\n"),
+        (
+            "{% if messages[0]['role'] == 'system' %}{% endif %}" + CHATML,
+            "<|im_end|>",
+            "<|im_start|>assistant\n",
+        ),
     ]:
         tokenizer = chat_tokenizer(template)
         prior = renderer(tokenizer, stop, without_prompt=True).encode(example)
@@ -316,18 +331,15 @@ def test_the_largest_id_of_a_row_is_known():
 
 
 SPECIAL = st.sampled_from(["", "<|im_end|>", "</s>", "<s>", "\U000f0000", " ", "\n"])
-TEXT = st.tuples(SPECIAL, st.text(max_size=12).filter(lambda t: t.isprintable() or "\n" in t), SPECIAL).map("".join)
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TEXT = st.tuples(SPECIAL, WORDS, SPECIAL).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.booleans(), TEXT, TEXT, TEXT), min_size=1, max_size=5))
 def test_encoding_all_rows_together_equals_encoding_each(parts: list[tuple[bool, str, str, str]]):
     rows = []
     for index, (chat, prompt, chosen, rejected) in enumerate(parts):
-        try:
-            "".join((prompt, chosen, rejected)).encode()
-        except UnicodeEncodeError:
-            continue
         given_prompt = (user(prompt),) if chat else prompt
         rows.append(row(given_prompt, chosen, rejected, index))
     chat = renderer(CHAT, "<|im_end|>", "</s>")
@@ -337,7 +349,11 @@ def test_encoding_all_rows_together_equals_encoding_each(parts: list[tuple[bool,
     for example, group in zip(rows, together, strict=True):
         for completion, made in zip(example.completions, group.completions, strict=True):
             assert not control.intersection(made.ids[:-1])
-            text = completion.content.removesuffix("</s>") if isinstance(example.prompt, str) else completion.content
+            text = (
+                completion.content.removesuffix("</s>")
+                if isinstance(example.prompt, str)
+                else completion.content
+            )
             assert tokens(CHAT, made.ids[:-1]) == text
 
 
@@ -371,7 +387,7 @@ def test_on_real_dialogues_the_seam_is_a_token_boundary(real_data: Any):
     assert sum("joint_differs" in group.notes for group in groups) <= 2
     for example, group in zip(rows, groups, strict=True):
         assert tokenizer.decode(group.prompt_ids + group.completions[0].ids) == (
-            example.prompt + example.completions[0].content + "</s>"  # type: ignore[operator]
+            example.prompt + example.completions[0].content + "</s>"
         )
 
 

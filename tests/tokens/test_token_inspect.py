@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.tiny import tiny_tokenizer
 from tests.tokens.variants import (
     CHATML,
@@ -17,7 +18,6 @@ from tests.tokens.variants import (
     row,
     user,
 )
-
 from tether.errors import DataError
 from tether.records.rows import Preference
 from tether.tokens.inspect import CUT_FINDINGS, NOTES, TokenReport, inspect_tokens, inspect_with
@@ -27,7 +27,9 @@ from tether.tokens.truncate import CUTS
 PLAIN = tiny_tokenizer(chat=False)
 
 
-def report(rows: list[Preference], using: Renderer, limit: int | None = None, mode: Any = "keep_start") -> TokenReport:
+def report(
+    rows: list[Preference], using: Renderer, limit: int | None = None, mode: Any = "keep_start"
+) -> TokenReport:
     return inspect_with(rows, using, max_length=limit, truncation_mode=mode)
 
 
@@ -69,8 +71,18 @@ def chats(*answers: str) -> list[Preference]:
             "special_in_content",
             ("rows.jsonl:2",),
         ),
-        ([row("<s>a", " b"), row("a", " b", index=1)], renderer(adding("<s> $A")), "double_bos", ("rows.jsonl:1",)),
-        (chats("a"), renderer(chat_tokenizer(COUNTS_TURNS), "<|im_end|>"), "template_rewrites", ("rows.jsonl:1",)),
+        (
+            [row("<s>a", " b"), row("a", " b", index=1)],
+            renderer(adding("<s> $A")),
+            "double_bos",
+            ("rows.jsonl:1",),
+        ),
+        (
+            chats("a"),
+            renderer(chat_tokenizer(COUNTS_TURNS), "<|im_end|>"),
+            "template_rewrites",
+            ("rows.jsonl:1",),
+        ),
         ([row("the br", "ead", " x")], renderer(PLAIN), "joint_differs", ("rows.jsonl:1",)),
         (chats("a", "b"), renderer(chat_tokenizer(NO_END)), "no_end_token", ("rows.jsonl:1", "rows.jsonl:2")),
         (chats("a"), renderer(chat_tokenizer(CHATML), "</s>"), "end_not_stop", ("rows.jsonl:1",)),
@@ -105,7 +117,10 @@ def test_what_truncation_would_cut_is_counted_per_cause():
         "equal_after_cut": ("dropped", 1, ("rows.jsonl:4",)),
     }
     assert kinds(report(rows, renderer(PLAIN), 24, "drop"))["dropped_too_long"][1] == 3
-    assert kinds(report(rows, renderer(PLAIN), 24, "keep_end"))["prompt_cut"][2] == ("rows.jsonl:2", "rows.jsonl:3")
+    assert kinds(report(rows, renderer(PLAIN), 24, "keep_end"))["prompt_cut"][2] == (
+        "rows.jsonl:2",
+        "rows.jsonl:3",
+    )
 
 
 def test_every_row_that_cannot_be_encoded_is_named_in_one_pass():

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.tiny import tiny_tokenizer
 from tests.tokens.variants import CHATML, LLAMA3, NO_END, STRIPS_THINKING, chat_tokenizer
-
 from tether.errors import ModelError
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.probe import probe_template
@@ -113,7 +113,10 @@ def test_ordinary_templates_pass_the_probe(template: str):
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "2 s of processor"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "2 s of processor",
+        ),
         ("{{ 'a' * 2000000000 }}", "MiB"),
         ("{% for a in range(2000) %}{{ 'a' * 1000 }}{% endfor %}", "characters"),
         ("{% for %}", "does not parse"),

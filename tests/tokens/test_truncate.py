@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.tiny import tiny_tokenizer
 from tests.tokens.variants import CHATML, assistant, chat_tokenizer, renderer, row, tokens, user
-
 from tether.errors import UsageError
 from tether.records.rows import Completion, Content, Preference
 from tether.tokens.render import Renderer
@@ -21,7 +21,9 @@ CHAT = renderer(CHAT_TOKENIZER, "<|im_end|>")
 LONG = " Mix flour, water, salt and yeast, then wait and bake it hot."
 
 
-def cut(example: Preference, limit: int | None, mode: Mode = "keep_start", using: Renderer = PLAIN) -> Truncated:
+def cut(
+    example: Preference, limit: int | None, mode: Mode = "keep_start", using: Renderer = PLAIN
+) -> Truncated:
     return truncate(example, using, max_length=limit, mode=mode)
 
 
@@ -78,6 +80,7 @@ def test_a_cut_never_splits_a_character():
         if result.row is not None:
             part = contents(result)[0]
             assert isinstance(part, str) and text.startswith(part)
+            assert result.encoded is not None and result.encoded.longest <= limit
             lengths.add(len(part))
     assert len(lengths) > 5
 
@@ -126,7 +129,7 @@ def test_keep_end_cuts_a_text_prompt_from_its_start_and_keeps_the_answers():
     full = PLAIN.encode(example)
     result = cut(example, full.longest - 7, "keep_end")
     assert result.row is not None and result.encoded is not None
-    assert isinstance(result.row.prompt, str) and example.prompt.endswith(result.row.prompt)  # type: ignore[union-attr]
+    assert isinstance(result.row.prompt, str) and example.prompt.endswith(result.row.prompt)
     assert [c.ids for c in result.encoded.completions] == [c.ids for c in full.completions]
     assert result.encoded.longest <= full.longest - 7
     assert result.cut == {"prompt_cut"}
@@ -166,7 +169,7 @@ def test_senseless_limits_and_modes_are_refused(limit: int, mode: Any):
 TEXT = st.text(alphabet="ab e日é\n<s>/|_", max_size=40)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(
     st.booleans(),
     st.lists(TEXT, min_size=1, max_size=4),

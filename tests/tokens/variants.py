@@ -3,10 +3,10 @@
 from functools import cache
 from typing import Any
 
-from tests.tiny import CORPUS, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.tiny import CORPUS, tiny_tokenizer
 from tether.records.rows import Completion, Content, Origin, Preference
 from tether.tokens.render import Renderer
 
@@ -27,7 +27,8 @@ STRIPS_THINKING = (
 )
 """DeepSeek-R1's habit: the generation prompt opens a thinking block that the full rendering does not have."""
 COUNTS_TURNS = (
-    "[{{ messages | length }}]{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "[{{ messages | length }}]{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """Rewrites the very first characters when a message is added."""
@@ -121,4 +122,3 @@ def renderer(tokenizer: PreTrainedTokenizerFast, *stops: str, **options: Any) ->
 
 def tokens(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
-

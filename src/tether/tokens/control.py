@@ -62,7 +62,7 @@ def strings(value: Any) -> Iterator[str]:
 
 def markers_for(*values: Any) -> Markers:
     """Return markers that occur in none of the values."""
-    texts = list(strings(values))
+    texts = [text for text in strings(values) if not text.isascii()]
     free = (chr(code) for code in PRIVATE_USE if not any(chr(code) in text for text in texts))
     try:
         return Markers(next(free), next(free), next(free))

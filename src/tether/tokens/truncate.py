@@ -2,7 +2,7 @@
 
     keep_start   the completion's tail goes (TRL's default); a prompt that leaves no room drops the row
     keep_end     the prompt goes first, from its start (chats: whole oldest turns, system messages stay), then
-                 the completion's tail
+                 the completion's tail; a text prompt keeps at least its last token, a chat its last question
     drop         any row over the limit is left out
 
 A cut completion has no end token: the model did not say that it ends there.
