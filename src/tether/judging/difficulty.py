@@ -242,8 +242,8 @@ def _without(models: Sequence[str], out: Sequence[str]) -> list[str]:
 
 
 def _complete(annotations: Annotations, models: Sequence[str]) -> list[str]:
-    present = np.isfinite(annotations.delta).all(axis=1)
-    return [m for m in models if present[annotations.models.index(m)]]
+    rows = {m: annotations.delta[annotations.models.index(m)] for m in models}
+    return [m for m in models if bool(np.isfinite(rows[m]).all())]
 
 
 def _own_gradient(annotations: Annotations, weights: Published, model: str, difficulty: Array) -> Array:
