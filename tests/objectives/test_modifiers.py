@@ -95,9 +95,11 @@ def test_wpo_weighs_pairs_by_mean_probability_without_gradient() -> None:
     assert gradient.tolist() == pytest.approx([-expected, expected], rel=1e-6)
 
 
-@pytest.mark.parametrize("x", [-1e-9, -1e-6, -1e-3, -0.5, -0.69, -0.7, -3.0, -30.0, -200.0])
+@pytest.mark.parametrize("x", [-1e-9, -1e-6, -1e-3, -0.5, -0.69, -0.7, -3.0, -30.0, -80.0])
 def test_log1mexp_is_accurate_on_both_sides_of_its_branch(x: float) -> None:
     value = float(log1mexp(torch.tensor([x], dtype=torch.float32)))
     held = min(x, -(2.0**-23))
-    # fp32 holds x itself to 2^-24 relative; near 0 the logarithm turns that into an absolute error.
-    assert value == pytest.approx(math.log(-math.expm1(held)), rel=2e-6, abs=2e-7)
+    # fp32 holds x itself to 2^-24 relative; near 0 the logarithm turns that into an absolute error. Far from
+    # 0 the value is tiny, and still right to its own size.
+    absolute = 2e-7 if x > -1 else 1e-40
+    assert value == pytest.approx(math.log1p(-math.exp(held)), rel=4e-6, abs=absolute)
