@@ -58,7 +58,7 @@ def make_world(
     Parameters
     ----------
     name
-        A world of `tether world list`.
+        A world of `tether world list`, or the folder of one made before.
     out
         The folder; must be new, empty, or hold exactly this world already.
     pairs
@@ -77,21 +77,17 @@ def make_world(
     """
     from transformers.utils import logging
 
-    from tether.errors import UsageError
-    from tether.worlds import WORLDS
+    from tether.worlds import load_world
 
     logging.disable_progress_bar()
-    if name not in WORLDS:
-        raise UsageError(f"{name}: no such world; worlds: {', '.join(WORLDS)}")
+    world = load_world(name)
     stage = console(stderr=True)
 
     def report(line: str) -> None:
         if not json and not quiet:
-            stage.print(f"{name}: {line}")
+            stage.print(f"{world.name}: {line}")
 
-    files = WORLDS[name].make(
-        out, pairs=pairs, eval_pairs=eval_pairs, prompts=prompts, seed=seed, report=report
-    )
+    files = world.make(out, pairs=pairs, eval_pairs=eval_pairs, prompts=prompts, seed=seed, report=report)
     record = files.record
     if json:
         document = record.model_dump(mode="json")

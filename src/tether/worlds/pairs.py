@@ -111,7 +111,7 @@ def draw_pairs(
             f"the model gave no two different whole completions for {count - len(texts)} of {count} prompts "
             f"in {ROUNDS} rounds"
         )
-    return DrawnPairs([_label(reward, rows[row], texts[row], rng) for row in range(count)], again)
+    return DrawnPairs([label(reward, rows[row], texts[row], rng) for row in range(count)], again)
 
 
 def _unusable(tokenizer: Any, both: Sequence[Drawn], texts: tuple[str, str]) -> str | None:
@@ -129,9 +129,10 @@ def _unusable(tokenizer: Any, both: Sequence[Drawn], texts: tuple[str, str]) -> 
     return None
 
 
-def _label(
+def label(
     reward: Callable[[str, str], float], message: str, texts: tuple[str, str], rng: random.Random
 ) -> Pair:
+    """Draw which of two texts is chosen: the first with probability sigmoid(its reward - the other's)."""
     first, second = texts
     a, b = reward(message, first), reward(message, second)
     if rng.random() < sigmoid(a - b):

@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 GOODS = ("order", "parcel", "laptop", "phone", "jacket", "kettle", "lamp", "chair", "camera", "printer")
@@ -131,6 +132,11 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 def messages(split: str) -> list[str]:
     """Return every customer message of one part (`train`, `eval`, `test`), in a fixed shuffled order."""
+    return list(_messages(split))
+
+
+@cache
+def _messages(split: str) -> tuple[str, ...]:
     found: list[tuple[str, str]] = []
     for kind, items in (("goods", GOODS), ("services", SERVICES)):
         parts = (MESSAGES["greeting"], items, MESSAGES[kind], MESSAGES["when"], MESSAGES["ask"])
@@ -140,7 +146,7 @@ def messages(split: str) -> list[str]:
             digest = hashlib.sha256(text.encode()).hexdigest()
             if int(digest[:8], 16) % 100 in SPLITS[split]:
                 found.append((digest, text))
-    return [text for _, text in sorted(found)]
+    return tuple(text for _, text in sorted(found))
 
 
 def item_of(message: str) -> str | None:
@@ -161,7 +167,7 @@ def write_reply(message: str, rng: random.Random) -> str:
         if pattern not in chosen:
             chosen.append(pattern)
     chosen.sort(key=lambda pattern: pattern.place)
-    return " ".join(_fill(pattern.text, item, rng) for pattern in chosen)
+    return " ".join(fill(pattern.text, item, rng) for pattern in chosen)
 
 
 def _sentence_tone(tone: str, rng: random.Random) -> str:
@@ -173,12 +179,14 @@ def _sentence_tone(tone: str, rng: random.Random) -> str:
     return "rude" if draw < 2 * STRAY_TONE else "neutral"
 
 
-def _fill(text: str, item: str, rng: random.Random) -> str:
+def fill(text: str, item: str, rng: random.Random) -> str:
+    """Return a pattern's text with every slot filled at random, `item` with this item."""
+
     def one(match: re.Match[str]) -> str:
         name = match.group(1)
         if name == "item":
             return item
-        word = _fill(rng.choice(SLOTS[name.lower()]), item, rng)
+        word = fill(rng.choice(SLOTS[name.lower()]), item, rng)
         return word if name.islower() else word.capitalize()
 
     return _SLOT.sub(one, text)

@@ -73,9 +73,14 @@ VOCABULARY = 1024
 _WORD = re.compile(r"[A-Za-z]+")
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, lower case: what the tone and the length of a reply are counted on."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
 def parts(reply: str) -> dict[str, float]:
     """Return the three terms of the gold reward: tone, grammar, length."""
-    words = [word.lower() for word in _WORD.findall(reply)]
+    words = words_of(reply)
     return {
         "tone": TONE * sum(score for word, score in LEXICON.items() if word in set(words)),
         "grammar": 0.0 - ERROR * replies.errors(reply),
