@@ -13,10 +13,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tether.config.aliases import TRAIN_ALIASES
+from tether.config.generate import GenerateConfig
 from tether.config.parse import build
 from tether.config.train import TrainConfig
 from tether.data.checks import DataReport, load
 from tether.errors import UsageError
+from tether.generation.sample import GenerateRecord
+from tether.generation.sample import generate as generate_answers
 from tether.policies.load import config_summary
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord
@@ -33,6 +36,7 @@ from tether.training.score import default_budget, device_of
 from tether.training.scoring import ScoreRecord, score_file
 from tether.training.track import Watcher
 from tether.worlds import load_world
+from tether.worlds.world import WorldFiles
 
 Rows = str | Path | Sequence[dict[str, Any]]
 
@@ -125,6 +129,17 @@ def report(run: str | Path) -> Path:
     if (Path(run) / "model").is_dir():
         write_card(Path(run))
     return page
+
+
+def generate(model: str | Path, prompts: str | Path, out: str | Path, **options: Any) -> GenerateRecord:
+    """Answer prompts, seeded per prompt; the same as `tether generate`."""
+    values = {"model": str(model), "prompts": str(prompts), "out": str(out), **options}
+    return generate_answers(build(GenerateConfig, values, source="generate"))
+
+
+def make_world(name: str, out: str | Path, **options: Any) -> WorldFiles:
+    """Write a world as ordinary files; the same as `tether world make`."""
+    return load_world(name).make(Path(out), **options)
 
 
 def check(data: Rows, *, eval_data: Rows | None = None) -> DataReport:

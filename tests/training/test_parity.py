@@ -21,7 +21,8 @@ UPDATES, PAIRS = 20, 5
 def real_rows(real_data: Path, tmp_path: Path) -> Path:
     """Write 100 HH rows with explicit prompts, in file order, short enough that nothing is cut."""
     loaded = load(str(real_data / "hh-harmless.jsonl.gz"), task="preference")
-    rows = [row for row in loaded.rows if sum(len(str(c.content)) for c in row.completions) < 600][:100]
+    rows = [r for r in loaded.rows if len(str(r.prompt)) + sum(len(str(c.content)) for c in r.completions) < 500]
+    rows = rows[:100]
     path = tmp_path / "hh.jsonl"
     lines = [
         {"prompt": r.prompt, "chosen": r.completions[0].content, "rejected": r.completions[1].content}

@@ -23,7 +23,7 @@ COMMANDS = {
     "report": ("tether.cli.report:report", "Rebuild a run's page and model card.", LOOK),
     "winrate": ("tether.cli.winrate:winrate", "Win rates with intervals from annotations.", LOOK),
     "demo": ("tether.cli.demo:demo", "Tune the bundled model and write its page.", WORLDS),
-    "world": ("tether.cli.world:world", "Worlds whose true reward is known.", WORLDS),
+    "world": ("tether.cli.world:app", "Worlds whose true reward is known.", WORLDS),
 }
 
 DESCRIPTION = "Tune a language model on preferences, and learn how tightly to hold it\nto its reference."

@@ -79,8 +79,10 @@ def measured(line: Mapping[str, Any]) -> str:
     """Return one measurement in words: KL spent, entropy, lengths, scores."""
     parts: list[str] = []
     if line.get("kl_start") is not None:
-        parts.append(f"KL from start {line['kl_start']:.3f} +- {line['kl_start_se']:.3f} nats")
-    parts.append(f"entropy {line['entropy']:.2f}, {line['tokens']:.0f} tokens, {line['end_rate']:.0%} ended")
+        parts.append(f"KL {line['kl_start']:.3f} +- {line['kl_start_se']:.3f}")
+    parts.append(f"{line['tokens']:.0f} tokens")
+    if line["end_rate"] < 1:
+        parts.append(f"{line['end_rate']:.0%} ended")
     parts += [
         f"{name[7:]} {value:.3f} +- {line.get('scores_se/' + name[7:], 0):.3f}"
         for name, value in line.items()

@@ -1,1 +1,1 @@
-"""policies"""
+"""Models and their log-probs: loading, layouts, the head, references."""

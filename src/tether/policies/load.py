@@ -18,8 +18,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils.logging import disable_progress_bar
 
 from tether.errors import ModelError
+
+# transformers draws its own bars on standard error, which belongs to the command's one live line.
+disable_progress_bar()
 
 BASE_RECORD = "tether_base.json"
 """Beside an adapter: the weights hash of the base it was trained on, so that another base is refused."""
@@ -65,8 +69,9 @@ def load_model(
 
 def _from_pretrained(folder: Path, dtype: torch.dtype, attention: str | None) -> Any:
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    loader: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader(
             folder,
             dtype=dtype,
             local_files_only=True,

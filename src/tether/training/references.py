@@ -38,9 +38,17 @@ class Reference:
     verified: Verified
 
 
-def build_reference(
-    config: TrainConfig, policy: Policy, prepared: Prepared, folder: Path, budget: int, watcher: Watcher
-) -> Reference:
+@dataclass(frozen=True)
+class Place:
+    """Where a reference is kept and what it is checked on: the first update's rows."""
+
+    folder: Path
+    first_update: list[EncodedGroup]
+    budget: int
+    watcher: Watcher
+
+
+def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, place: Place) -> Reference:
     """Build or reuse the reference named in the config, save it under the run folder, and verify it.
 
     Raises:
@@ -48,6 +56,7 @@ def build_reference(
         GuardStop: the step-0 check failed.
 
     """
+    folder, budget, watcher = place.folder, place.budget, place.watcher
     kind, _, path = config.reference.partition(":")
     if kind == "none":
         text = "no reference: its log-probs are 0 for every row"
@@ -64,8 +73,7 @@ def build_reference(
     fill_table(table, scorer[0], scorer[1], budget=budget, progress=note)
     write_artifact(folder, table, source={"model": path or policy.path, "kind": kind})
     if kind == "self":
-        update = groups[: max(1, min(config.pairs_per_update, len(prepared.train.groups)))]
-        verified = verify_self(policy.engine, table, update, budget)
+        verified = verify_self(policy.engine, table, place.first_update, budget)
     else:
         verified = verify_rescored(table, again, budget)
     description = {"self": "the policy as it is at step 0", "prior": "the policy without the prompt"}.get(

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from tether import __version__
 from tether.config.train import TrainConfig
 from tether.errors import TetherError
-from tether.objectives import OBJECTIVES, check, needs_reference
+from tether.objectives import OBJECTIVES, check, needs_reference, zero_margin
 from tether.policies.adapters import disable_dropout, trainable
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord, read_run, write_json, write_lines, write_text
@@ -37,7 +37,7 @@ from tether.training.optim import make_optimizer, make_schedule
 from tether.training.plan import total_updates
 from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
 from tether.training.prepare import Prepared, check_ids, prepare, read
-from tether.training.references import Policy, Reference, build_reference
+from tether.training.references import Place, Policy, Reference, build_reference
 from tether.training.sampling import Sampler, make_sampler
 from tether.training.score import (
     autocast_for,
@@ -51,7 +51,7 @@ from tether.training.score import (
 from tether.training.signals import StopRequest, stop_requests
 from tether.training.steps import Engine
 from tether.training.track import Clock, MetricsFile, Silent, Watcher
-from tether.training.verify import Verified, zero_margin
+from tether.training.verify import Verified
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _run(parts: Parts) -> RunRecord:
         update={
             "reference": {**reference.record, "verified": reference.verified.text},
             "step0": {**reference.verified.numbers, "verified": reference.verified.text},
-            "objective": {**parts.record.objective, "zero_margin": zero_margin(engine)},
+            "objective": {**parts.record.objective, "zero_margin": zero_margin(config)},
             "layout": {
                 "name": layout.name,
                 "requested": config.layout,
@@ -234,9 +234,8 @@ def _reference(parts: Parts, engine: Engine, budget: int) -> Reference:
     config, policy = parts.config, parts.policy
     if needs_reference(config) or config.reference not in ("self", "none"):
         named = Policy(engine, parts.tokenizer, parts.stops, policy.weights, policy.adapter, policy.path)
-        reference = build_reference(
-            config, named, parts.prepared, parts.folder.path / "reference", budget, parts.watcher
-        )
+        place = Place(parts.folder.path / "reference", _updates(parts).update(0, 0), budget, parts.watcher)
+        reference = build_reference(config, named, parts.prepared, place)
     else:
         text = "none: this objective reads no reference"
         reference = Reference(None, {"kind": "none", "description": text}, Verified("nothing to verify", {}))
@@ -244,14 +243,19 @@ def _reference(parts: Parts, engine: Engine, budget: int) -> Reference:
     return reference
 
 
-def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler | None, budget: int) -> Loop:
+def _updates(parts: Parts) -> Updates:
     config = parts.config
-    updates = Updates(
+    return Updates(
         parts.prepared.train.groups,
         train_batch_size=config.pairs_per_update,
         seed=config.seed if config.data_seed is None else config.data_seed,
         strategy=config.train_sampling_strategy,
     )
+
+
+def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler | None, budget: int) -> Loop:
+    config = parts.config
+    updates = _updates(parts)
     total = total_updates(config, updates.updates_per_epoch)
     optimizer = make_optimizer(parts.policy.model, config)
     held_out = parts.prepared.held_out.groups

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tether.errors import GuardStop
-from tether.objectives import OBJECTIVES
+from tether.objectives import zero_margin
 from tether.policies.reference import ReferenceTable
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 from tether.tokens.collate import collate
@@ -74,22 +74,13 @@ def verify_self(
             "and run again"
         )
     scored = evaluate(engine, batch, table, budget)
-    zero = zero_margin(engine)
+    zero = zero_margin(engine.options)
     text = f"policy and reference agree on the first update to {worst:.2g} nats (noise {bound:.2g})"
     numbers: dict[str, Any] = {"loss": scored.loss, "margin_max": beta * worst, "bound": beta * bound}
     if zero is not None:
         numbers["zero_margin"] = zero
         text += f"; loss {scored.loss:.4f}, {zero:.4f} at zero margin"
     return Verified(text, numbers)
-
-
-def zero_margin(engine: Engine) -> float | None:
-    """Return the loss at zero margin where the objective is one term with such a value."""
-    names = engine.options.loss_type
-    if len(names) != 1:
-        return None
-    rule = OBJECTIVES[names[0]].zero_margin
-    return rule(engine.options) if callable(rule) else rule
 
 
 def verify_rescored(
