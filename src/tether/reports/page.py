@@ -1,0 +1,124 @@
+"""The report page: one self-contained HTML file, no script, no outside request, light and dark."""
+
+import base64
+import hashlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tether.records.results import write_text
+from tether.reports.contents import mapping, read_contents, words
+from tether.reports.explain import beta_text, movement_of, movement_table, movement_text
+from tether.reports.figures import learning_figures, result_figures, write_figures
+from tether.reports.notices import notices_of, rows_read_and_used
+from tether.reports.sections import (
+    data_table,
+    fact_groups,
+    findings_table,
+    measurement_table,
+    model_name,
+    shown_samples,
+    subtitle,
+    tiles_of,
+)
+from tether.reports.tables import (
+    count,
+    duration,
+    flattened,
+    number,
+    percent,
+    plain,
+)
+from tether.reports.verbatim import visible_controls
+from tether.reports.verdict import verdict_of
+
+UNITS = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` of a run folder, and its pictures and numbers under `report/`; return the page.
+
+    Raises:
+        RunFolderError: there is no run here, or one of its files cannot be read.
+
+    """
+    contents = read_contents(run)
+    verdict = verdict_of(contents)
+    result, learning = result_figures(contents, verdict), learning_figures(contents)
+    pictures = run / "report"
+    pictures.mkdir(exist_ok=True)
+    write_figures(pictures, [*result, *learning])
+    moved = movement_of(contents)
+    page = run / "report.html"
+    text = render(
+        "report.html.jinja",
+        title=f"{model_name(contents)}: {verdict.headline.lower()}",
+        contents=contents,
+        record=contents.record,
+        name=model_name(contents),
+        subtitle=subtitle(contents),
+        verdict=verdict,
+        tiles=tiles_of(contents, verdict),
+        notices=notices_of(contents),
+        samples=shown_samples(contents.samples),
+        sample_total=len(contents.samples),
+        result_figures=result,
+        learning_figures=learning,
+        measured=measurement_table(contents),
+        moved=moved,
+        movement=movement_table(moved) if moved else None,
+        movement_text=movement_text(moved, verdict.kl is not None) if moved else [],
+        beta=beta_text(contents, moved),
+        data=data_table(contents),
+        rows=rows_read_and_used(contents),
+        numbers=flattened(mapping(contents.preflight.get("numbers"))),
+        findings=findings_table(contents),
+        facts=fact_groups(contents),
+        timing=[(words(stage), duration(seconds)) for stage, seconds in contents.record.timing.items()],
+        command="tether train config.yaml --output-dir again",
+        folder=shlex.quote(run.resolve().name),
+    )
+    write_text(page, text)
+    return page
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a page template: everything escaped, controls visible, the style sheet inside under its hash."""
+    environment = Environment(
+        loader=PackageLoader("tether.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters |= {
+        "number": number,
+        "count": count,
+        "percent": percent,
+        "plain": plain,
+        "words": words,
+        "tied": tied,
+    }
+    loader = environment.loader
+    assert loader is not None
+    style = loader.get_source(environment, "page.css")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template(template).render(style=Markup(style), policy=Markup(policy), **values)
+
+
+def tied(text: str) -> str:
+    """Keep a number and its unit or error on one line (no-break spaces)."""
+    return UNITS.sub("\u00a0", text)
+
+
+def _shown(value: Any) -> Any:
+    """Make hidden characters of every plain text visible; text that is already safe HTML stays."""
+    return visible_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
