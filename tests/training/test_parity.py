@@ -21,7 +21,9 @@ UPDATES, PAIRS = 20, 5
 def real_rows(real_data: Path, tmp_path: Path) -> Path:
     """Write 100 HH rows with explicit prompts, in file order, short enough that nothing is cut."""
     loaded = load(str(real_data / "hh-harmless.jsonl.gz"), task="preference")
-    rows = [r for r in loaded.rows if len(str(r.prompt)) + sum(len(str(c.content)) for c in r.completions) < 500]
+    rows = [
+        r for r in loaded.rows if len(str(r.prompt)) + sum(len(str(c.content)) for c in r.completions) < 500
+    ]
     rows = rows[:100]
     path = tmp_path / "hh.jsonl"
     lines = [

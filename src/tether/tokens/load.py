@@ -15,7 +15,7 @@ SAFE_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "s
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder (local files only) or Hub name, and try out its chat template.
+    """Load the tokenizer of a model folder (local files only), and try out its chat template.
 
     Raises:
         ModelError: there is none, it needs code or pickle files of its own, it cannot map tokens back to
@@ -23,14 +23,14 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
     """
     folder = Path(path).expanduser()
-    local = folder.exists()
-    if local:
-        _refuse_folder(folder)
-    elif path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path:
-        raise ModelError(f"{path}: no such folder; name a model folder or a Hub name like owner/model")
+    if not folder.exists():
+        raise ModelError(
+            f"{path}: no such folder; name a model folder (download it first, nothing is fetched)"
+        )
+    _refuse_folder(folder)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(folder) if local else path, trust_remote_code=False, local_files_only=local
+            str(folder), trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # every tokenizer class has errors of its own
         reason = " ".join(str(error).split())[:300]

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tether.config.train import TrainConfig
 from tether.errors import GuardStop, Interrupted, ResourceError
-from tether.objectives.metrics import pair_metrics
+from tether.objectives.metrics import margin_decomposition, pair_metrics
 from tether.policies.adapters import trainable
 from tether.policies.reference import ReferenceTable
 from tether.records.results import Measurement
@@ -105,7 +105,7 @@ def _one_update(loop: Loop) -> Scored:
     loop.sums.add("loss", scored.loss * rows, rows)
     loop.sums.add("grad_norm", norm, 1)
     loop.sums.add("learning_rate", rate, 1)
-    loop.sums.add_vectors(pair_metrics(scored.inputs, loop.config))
+    loop.sums.add_vectors(pair_metrics(scored.inputs, loop.config, dtype=loop.engine.dtype))
     return scored
 
 
@@ -185,7 +185,8 @@ def _look(loop: Loop) -> bool:
     """Evaluate held-out rows and measure samples; return whether the best metric improved."""
     values: dict[str, float] = {}
     if loop.eval_batch is not None:
-        values = eval_metrics(evaluate_now(loop), loop.config)
+        values = eval_metrics(evaluate_now(loop), loop.config, loop.engine.dtype)
+        _explain(loop, values)
         line = loop.metrics.append(loop.step, loop.epoch, "eval", values)
         loop.watcher.log(line, total=loop.total)
         loop.results.update(values)
@@ -223,9 +224,20 @@ def flat_measurement(measurement: Measurement) -> dict[str, float | None]:
     return document
 
 
-def eval_metrics(scored: Scored, config: TrainConfig) -> dict[str, float]:
+def _explain(loop: Loop, values: Mapping[str, float]) -> None:
+    """Say once, when it first shows, what it means that chosen and rejected texts both became less likely."""
+    names = {name: values.get(f"eval_{name}") for name in ("logratios/chosen", "logratios/rejected")}
+    known = {name: value for name, value in names.items() if value is not None}
+    if loop.step == 0 or len(known) < 2 or any("became less likely" in e["text"] for e in loop.events):
+        return
+    parts = margin_decomposition(known)
+    if parts.both_fell:
+        event(loop, parts.explain())
+
+
+def eval_metrics(scored: Scored, config: TrainConfig, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Return held-out metrics with standard errors over pairs, all prefixed `eval_`."""
-    vectors = dict(pair_metrics(scored.inputs, config))
+    vectors = dict(pair_metrics(scored.inputs, config, dtype=dtype))
     if all(term.unit == "pairs" for term in scored.output.terms):
         vectors["loss"] = torch.stack([t.weight * t.values for t in scored.output.terms]).sum(0)
     result = {"eval_loss": scored.loss}

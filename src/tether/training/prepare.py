@@ -11,16 +11,9 @@ from tether.data.mix import split
 from tether.errors import DataError, ModelError
 from tether.records.results import Finding
 from tether.records.rows import Preference
+from tether.tokens.inspect import CUT_FINDINGS, NOTES
 from tether.tokens.render import EncodedGroup, Renderer
 from tether.tokens.truncate import truncate
-
-CUT_TEXT = {
-    "completion_cut": ("warning", "the completion's end was cut to fit max_length; it has no end token"),
-    "prompt_cut": ("warning", "the prompt's start was cut to fit max_length"),
-    "prompt_too_long": ("dropped", "the prompt alone fills max_length; raise max_length to keep these rows"),
-    "dropped_too_long": ("dropped", "longer than max_length (truncation_mode drop)"),
-    "equal_after_cut": ("dropped", "chosen and rejected are the same text after the cut"),
-}
 
 
 @dataclass(frozen=True)
@@ -103,8 +96,13 @@ def _encode(
     groups: list[EncodedGroup] = []
     cuts: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {}
+    refused: dict[str, str] = {}
     for row in rows:
-        result = truncate(row, renderer, max_length=config.max_length, mode=config.truncation_mode)
+        try:
+            result = truncate(row, renderer, max_length=config.max_length, mode=config.truncation_mode)
+        except DataError as error:
+            refused[row.row_id] = str(error)
+            continue
         for reason in result.cut:
             cuts.setdefault(reason, []).append(row.row_id)
         if result.row is None or result.encoded is None:
@@ -114,20 +112,15 @@ def _encode(
         for note in result.encoded.notes:
             notes.setdefault(note, []).append(row.row_id)
     for reason, ids in sorted(cuts.items()):
-        severity, text = CUT_TEXT[reason]
-        findings.append(_finding(f"{side}_{reason}", severity, ids, text))
+        severity, text = CUT_FINDINGS[reason]
+        findings.append(_finding(f"{side}_{reason}", severity, ids, text.format(limit=config.max_length)))
     for note, ids in sorted(notes.items()):
-        findings.append(_finding(f"{side}_{note}", "note", ids, NOTE_TEXT.get(note, note.replace("_", " "))))
+        severity, text = NOTES[note]
+        findings.append(_finding(f"{side}_{note}", severity, ids, text))
+    if refused:
+        first = next(iter(refused.values()))
+        findings.append(_finding(f"{side}_cannot_be_encoded", "dropped", list(refused), f"first: {first}"))
     return Split(kept, groups)
-
-
-NOTE_TEXT = {
-    "template_rewrites": "the chat template changes earlier text once an answer is added",
-    "joint_differs": "prompt and completion tokenise differently joined; they are encoded apart, as at inference",
-    "special_in_content": "the text spells special tokens; they were encoded as plain text",
-    "double_bos": "text or template would give two begin tokens; one is kept",
-    "no_end_token": "the completion ends without a stop token: the model would never learn to stop",
-}
 
 
 def _finding(kind: str, severity: Any, ids: list[str], text: str) -> Finding:

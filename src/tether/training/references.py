@@ -46,6 +46,7 @@ class Place:
     first_update: list[EncodedGroup]
     budget: int
     watcher: Watcher
+    keep_tokens: bool = False
 
 
 def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, place: Place) -> Reference:
@@ -68,9 +69,9 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     if kind == "artifact":
         return _artifact(config, Path(path), groups, rows, budget, watcher)
     scorer, named, again = _scorer(kind, path, config, policy, rows, groups)
-    table = _reuse(folder, named)
+    table = _reuse(folder, named, place.keep_tokens)
     note = _progress(watcher, kind)
-    fill_table(table, scorer[0], scorer[1], budget=budget, progress=note)
+    fill_table(table, scorer[0], scorer[1], budget=budget, keep_tokens=place.keep_tokens, progress=note)
     write_artifact(folder, table, source={"model": path or policy.path, "kind": kind})
     if kind == "self":
         verified = verify_self(policy.engine, table, place.first_update, budget)
@@ -122,11 +123,13 @@ def _scorer(
     return (engine, theirs), named, lambda: (engine, theirs[:RESCORED_ROWS])
 
 
-def _reuse(folder: Path, named: ReferenceIdentity) -> ReferenceTable:
+def _reuse(folder: Path, named: ReferenceIdentity, keep_tokens: bool) -> ReferenceTable:
     """Take the run folder's own table back where what was scored and how are both the same."""
     if (folder / MANIFEST).is_file():
         table, _ = read_artifact(folder)
-        if named.difference(table.identity) is None and dict(table.identity.computed) == dict(named.computed):
+        same = named.difference(table.identity) is None
+        whole = not keep_tokens or all(score.tokens is not None for score in table.scores.values())
+        if same and whole and dict(table.identity.computed) == dict(named.computed):
             return table
     return ReferenceTable(named, {})
 

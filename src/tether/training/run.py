@@ -21,7 +21,14 @@ from transformers import PreTrainedTokenizerBase
 from tether import __version__
 from tether.config.train import TrainConfig
 from tether.errors import TetherError
-from tether.objectives import OBJECTIVES, check, needs_reference, zero_margin
+from tether.objectives import (
+    OBJECTIVES,
+    check,
+    needs_reference,
+    needs_reference_tokens,
+    warnings,
+    zero_margin,
+)
 from tether.policies.adapters import disable_dropout, trainable
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord, read_run, write_json, write_lines, write_text
@@ -93,7 +100,8 @@ def train(
         TetherError: see `errors`; every refusal leaves the folder as it was, or its state saved.
 
     """
-    check(config, has_reference=config.reference != "none", reads=task_of(config))
+    reads = OBJECTIVES[config.loss_type[0]].reads
+    check(config, has_reference=config.reference != "none", reads=reads)
     folder = RunFolder(Path(config.output_dir))
     folder.acquire()
     try:
@@ -109,9 +117,12 @@ def train(
         folder.release()
 
 
-def task_of(config: TrainConfig) -> Literal["preference", "sft"]:
-    """Return which rows the objective reads: single completions, or pairs."""
-    return "sft" if all(OBJECTIVES[name].reads == "chosen" for name in config.loss_type) else "preference"
+def task_of(config: TrainConfig) -> Literal["preference", "sft", "any"]:
+    """Return which rows the objective reads: single completions, pairs, or rows as they are."""
+    reads = {OBJECTIVES[name].reads for name in config.loss_type}
+    if reads == {"chosen"}:
+        return "sft"
+    return "preference" if "pairs" in reads else "any"
 
 
 def _parts(
@@ -188,8 +199,14 @@ def _run(parts: Parts) -> RunRecord:
     device = device_of(config.device)
     budget = config.max_tokens_per_microbatch or default_budget(device)
     layout = layout_for(parts.policy.model, config.layout, parts.prepared.train.groups)
+    bf16 = uses_bf16(config)
     engine = Engine(
-        parts.policy.model, config, layout.name, config.head_chunk, autocast_for(uses_bf16(config), device)
+        parts.policy.model,
+        config,
+        layout.name,
+        config.head_chunk,
+        autocast_for(bf16, device),
+        torch.bfloat16 if bf16 else torch.float32,
     )
     write_json(folder.path / "preflight.json", parts.prepared.preflight)
     write_text(folder.path / "config.yaml", yaml.safe_dump(_repeatable(config), sort_keys=False))
@@ -219,6 +236,8 @@ def _run(parts: Parts) -> RunRecord:
     )
     (folder.path / "checkpoints").mkdir(exist_ok=True)
     loop = _loop(parts, engine, reference, sampler, budget)
+    for text in warnings(config):
+        event(loop, text)
     if layout.reason:
         event(loop, f"layout {layout.name}: {layout.reason}")
     _resume(loop, sampler)
@@ -232,9 +251,12 @@ def _repeatable(config: TrainConfig) -> dict[str, Any]:
 
 def _reference(parts: Parts, engine: Engine, budget: int) -> Reference:
     config, policy = parts.config, parts.policy
+    keep_tokens = needs_reference_tokens(config)
     if needs_reference(config) or config.reference not in ("self", "none"):
         named = Policy(engine, parts.tokenizer, parts.stops, policy.weights, policy.adapter, policy.path)
-        place = Place(parts.folder.path / "reference", _updates(parts).update(0, 0), budget, parts.watcher)
+        place = Place(
+            parts.folder.path / "reference", _updates(parts).update(0, 0), budget, parts.watcher, keep_tokens
+        )
         reference = build_reference(config, named, parts.prepared, place)
     else:
         text = "none: this objective reads no reference"

@@ -33,6 +33,8 @@ class Engine:
     layout: Layout
     head_chunk: int
     autocast: Autocast
+    dtype: torch.dtype = torch.float32
+    """What the model computes in: sets how close two log-probs must be to be called equal."""
 
 
 @dataclass(frozen=True)
