@@ -1,6 +1,7 @@
 """A config class as command-line options: one per key, grouped, with its default, none of them set."""
 
 import inspect
+import re
 import textwrap
 import types
 from collections.abc import Callable, Mapping
@@ -10,6 +11,9 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+
+FIRST_SENTENCE = re.compile(r"(?<=[^.])[.;:] ")
 
 
 def with_options(
@@ -44,7 +48,7 @@ def with_options(
 
 
 def help_lines(model: type[BaseModel], groups: list[str], width: int = 79) -> list[str]:
-    """Return one line per option with its default, by group; text that would pass `width` goes on below."""
+    """Return one line per option with its default, by group: the first sentence of its description."""
     lines: list[str] = []
     for group in groups:
         lines += ["", group]
@@ -52,7 +56,7 @@ def help_lines(model: type[BaseModel], groups: list[str], width: int = 79) -> li
             extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             if extra.get("group") != group:
                 continue
-            text = (field.description or "").replace("`", "")
+            text = FIRST_SENTENCE.split(field.description or "")[0].rstrip(".").replace("`", "")
             required = field.default is PydanticUndefined
             if required or field.default is not None:
                 text += " [required]" if required else f" [{_shown(field.default)}]"

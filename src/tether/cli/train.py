@@ -92,4 +92,10 @@ def help_page() -> str:
         "  --json                         Print the run record as JSON.",
         "  --quiet                        No progress and no notes.",
     ]
-    return "\n".join([*head, *help_lines(TrainConfig, GROUPS), ""])
+    tail = [
+        "",
+        "References: self (the model at step 0), none (0 for every row), prior (the",
+        "model without the prompt), columns (log-probs in the data), model:PATH,",
+        "artifact:PATH (made by tether score). All of it: docs/config.md.",
+    ]
+    return "\n".join([*head, *help_lines(TrainConfig, GROUPS), *tail, ""])

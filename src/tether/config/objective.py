@@ -51,7 +51,7 @@ class ObjectiveOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     loss_type: tuple[str, ...] = _knob(
-        "Objective, or several to be summed (see docs/objectives.md).", ("sigmoid",), "TRL"
+        "One objective or several. Several are summed; see docs/objectives.md.", ("sigmoid",), "TRL"
     )
     loss_weights: tuple[float, ...] | None = _knob(
         "Weight of each summed objective; unset: 1 each.", None, "TRL"
@@ -62,50 +62,48 @@ class ObjectiveOptions(BaseModel):
         "TRL; 2305.18290 Eq. 7",
     )
     label_smoothing: float = _knob(
-        "Probability that a label is wrong, from 0 to below 0.5. TRL ignores it in sigmoid.",
+        "Chance that a label is wrong. From 0 to below 0.5. TRL ignores it in sigmoid.",
         0.0,
         "TRL; cDPO note, 2403.00409",
     )
     f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = _knob(
-        "Divergence that holds policy to reference; reverse_kl is DPO.", "reverse_kl", "TRL; 2309.16240"
+        "Divergence from the reference; reverse_kl is DPO.", "reverse_kl", "TRL; 2309.16240"
     )
     f_alpha_divergence_coef: float = _knob(
         "Order of the alpha divergence; 1 is reverse_kl.", 0.5, "TRL; 2309.16240"
     )
     ld_alpha: float | None = _knob(
-        "Weight of tokens beyond the shorter completion's length, 0 to 1; unset: 1 (LD-DPO).",
+        "LD-DPO's weight of the longer text's tail. Tokens beyond the shorter completion's length, 0 to 1; unset: 1 (LD-DPO).",
         None,
         "TRL; 2409.06411",
     )
     wpo_weighting: Literal["none", "mean_probability"] = _knob(
-        "Weigh each pair by the policy's length-normalised probability of both texts (WPO).",
+        "WPO's weighting of pairs. By the policy's length-normalised probability of both texts.",
         "none",
         "2406.11827 Eq. 2",
     )
     ipo_reduction: Literal["mean", "sum"] = _knob(
-        "Log-ratios per token (TRL), or summed as in the paper.", "mean", "TRL; 2310.12036 Eq. 17"
+        "ipo per token, or summed. TRL takes the mean, the paper the sum.", "mean", "TRL; 2310.12036 Eq. 17"
     )
-    simpo_gamma: float = _knob("Margin the reward difference should reach.", 0.5, "TRL; 2405.14734 Eq. 6")
-    cpo_alpha: float = _knob("Weight of the NLL of the chosen completion in cpo.", 1.0, "TRL; 2401.08417")
+    simpo_gamma: float = _knob("Margin the rewards should differ by.", 0.5, "TRL; 2405.14734 Eq. 6")
+    cpo_alpha: float = _knob("Weight of cpo's NLL of the chosen text.", 1.0, "TRL; 2401.08417")
     alphapo_alpha: float = _knob(
         "Shape of alphapo's reward; 0 is simpo. TRL calls it alpha.", 0.25, "2501.03884 Table 3"
     )
-    unlikelihood_alpha: float = _knob(
-        "Weight of the unlikelihood of the rejected completion.", 1.0, "1908.04319"
-    )
+    unlikelihood_alpha: float = _knob("Weight of rejected texts' unlikelihood.", 1.0, "1908.04319")
     discopop_tau: float = _knob(
-        "Temperature of discopop's blend, above 0 and at most 1.", 0.05, "TRL; 2406.08414"
+        "Temperature of discopop's blend. Above 0, at most 1.", 0.05, "TRL; 2406.08414"
     )
     dpop_lambda: float = _knob(
-        "Penalty per nat by which the chosen log-prob fell below the reference's.", 50.0, "2402.13228"
+        "Penalty per nat the chosen text lost. Below the reference's log-prob.", 50.0, "2402.13228"
     )
-    hypo_gamma: float = _knob("Smallest reference margin hypo trusts, nats.", 0.0, "2602.11902")
+    hypo_gamma: float = _knob("Least reference margin in hypo, nats.", 0.0, "2602.11902")
     chi_po_rmax: float = _knob("Reward bound R; chi_po clips its margin to +-2R.", 1.0, "2407.13399")
     bco_delta: Literal["none", "update"] = _knob(
         "Shift of bco_pair's rewards: none (TRL), or their mean over the update.", "none", "TRL; 2404.04656"
     )
     desirable_weight: float = _knob("Weight of desirable rows (kto, bco, apo).", 1.0, "TRL; 2402.01306")
-    undesirable_weight: float = _knob("Weight of undesirable rows (kto, bco, apo).", 1.0, "TRL; 2402.01306")
+    undesirable_weight: float = _knob("Weight of undesirable rows (kto, bco).", 1.0, "TRL; 2402.01306")
 
     @field_validator("loss_type", mode="before")
     @classmethod

@@ -20,25 +20,29 @@ class TrainConfig(ObjectiveOptions):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model_name_or_path: str = knob("Model", "Model folder, or an adapter folder (PEFT). Alias: model.")
-    dataset_name: str | tuple[str, ...] = knob("Data", "File, folder or glob of training rows. Alias: data.")
+    model_name_or_path: str = knob("Model", "Model or adapter folder. Alias: model.")
+    dataset_name: str | tuple[str, ...] = knob("Data", "Training rows: file, folder, glob. Alias: data.")
     output_dir: str = knob("Run", "Run folder: made, resumed, or refused.")
 
     eval_dataset_name: str | None = knob(
         "Data", "File, folder or glob of held-out rows. Alias: eval-data.", None
     )
     eval_fraction: float = knob(
-        "Data", "Share of prompts held out when no eval data is given.", 0.0, ge=0, lt=1
+        "Data", "Share of prompts held out. When no eval data is given.", 0.0, ge=0, lt=1
     )
     max_length: int | None = knob("Data", "Tokens of prompt + completion; longer is cut.", 1024, gt=1)
     truncation_mode: Literal["keep_start", "keep_end", "drop"] = knob(
         "Data", "What goes when a row is too long: the end, the prompt's start, the row.", "keep_start"
     )
     train_sampling_strategy: Literal["random", "sequential"] = knob(
-        "Data", "Shuffle each epoch by seed, or keep file order.", "random"
+        "Data", "Shuffle each epoch, or file order.", "random"
     )
 
-    reference: str = knob("Objective", "self, none, prior, columns, model:PATH or artifact:PATH.", "self")
+    reference: str = knob(
+        "Objective",
+        "What to hold to; see below. self, none, prior, columns, model:PATH or artifact:PATH.",
+        "self",
+    )
 
     bf16: bool | None = knob("Model", "bf16 compute, fp32 weights; unset: on CUDA only.", None)
     device: str = knob("Model", "auto, cpu, cuda or cuda:N.", "auto")
@@ -48,7 +52,7 @@ class TrainConfig(ObjectiveOptions):
     )
     disable_dropout: bool = knob("Model", "No dropout in policy and reference.", True)
 
-    use_peft: bool = knob("LoRA", "Train a LoRA adapter instead of all weights.", False)
+    use_peft: bool = knob("LoRA", "Train a LoRA adapter only.", False)
     lora_r: int = knob("LoRA", "Rank.", 16, gt=0)
     lora_alpha: float = knob("LoRA", "Scale; the update is alpha / r times B A.", 32, gt=0)
     lora_dropout: float = knob("LoRA", "Dropout on the adapter's input.", 0.0, ge=0, lt=1)
@@ -78,12 +82,12 @@ class TrainConfig(ObjectiveOptions):
     data_seed: int | None = knob("Optimiser", "Of the data order; unset: seed.", None, ge=0, lt=2**32)
 
     layout: Literal["auto", "padded", "shared", "packed"] = knob(
-        "Speed", "How completions are laid out for the model; checked against padded at start.", "auto"
+        "Speed", "Layout of model inputs; checked against padded at start.", "auto"
     )
     max_tokens_per_microbatch: int | None = knob(
         "Speed", "Token budget; unset: chosen for the device.", None, gt=0
     )
-    head_chunk: int = knob("Speed", "Completion tokens per pass through the LM head.", 1024, gt=0)
+    head_chunk: int = knob("Speed", "Tokens per pass through the LM head.", 1024, gt=0)
     deterministic: bool = knob("Speed", "Deterministic CUDA kernels; CPU always is.", False)
 
     logging_steps: int = knob("Watching", "Updates between log lines.", 10, gt=0)
@@ -91,7 +95,7 @@ class TrainConfig(ObjectiveOptions):
         "Watching", "When held-out rows are measured; unset: per epoch when there are any.", None
     )
     eval_steps: int | None = knob(
-        "Watching", "Updates between evaluations (eval_strategy steps).", None, gt=0
+        "Watching", "Updates between evaluations. For eval_strategy steps.", None, gt=0
     )
     save_strategy: Literal["no", "steps", "epoch", "best"] = knob(
         "Watching", "When checkpoints are saved.", "steps"
@@ -100,7 +104,7 @@ class TrainConfig(ObjectiveOptions):
     save_total_limit: int | None = knob(
         "Watching", "Checkpoints kept; the newest good and the best stay.", 2, gt=0
     )
-    load_best_model_at_end: bool = knob("Watching", "End with the best checkpoint, not the last.", False)
+    load_best_model_at_end: bool = knob("Watching", "End with the best checkpoint.", False)
     metric_for_best_model: str = knob("Watching", "Metric that says which is best.", "eval_loss")
     greater_is_better: bool | None = knob("Watching", "Its direction; unset: false for losses.", None)
 

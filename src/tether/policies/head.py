@@ -148,7 +148,8 @@ def check_head(model: Any, *, positions: int = 8) -> float:
         plain.train(training)
     if not bool(torch.isfinite(theirs).all()):
         raise ModelError(
-            f"{type(plain).__name__}: its scores are NaN or infinite on {positions} plain tokens; the weights are broken"
+            f"{type(plain).__name__}: its scores are NaN or infinite on {positions} plain tokens; "
+            "the weights are broken"
         )
     error = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
     limit = 8 * torch.finfo(hidden.dtype).eps
