@@ -1,0 +1,78 @@
+"""What starts fast stays fast: help, the preflight and the page need neither torch nor transformers."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "pyarrow", "scipy", "altair")
+LIGHT = [
+    "tether.errors",
+    "tether.config.train",
+    "tether.config.parse",
+    "tether.config.generate",
+    "tether.records.rows",
+    "tether.records.results",
+    "tether.data.checks",
+    "tether.analysis.stats",
+    "tether.analysis.drift",
+    "tether.reports.page",
+    "tether.reports.card",
+    "tether.cli.main",
+    "tether.cli.train",
+]
+
+
+def loaded(code: str, *arguments: str) -> set[str]:
+    """Run code in a fresh interpreter; return the names of all modules it left loaded."""
+    ending = "\nimport json, sys\nsys.stderr.write('\\n' + json.dumps(sorted(sys.modules)))"
+    found = subprocess.run(
+        [sys.executable, "-c", code + ending, *arguments], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return set(json.loads(found.stderr.splitlines()[-1]))
+
+
+def test_light_modules_load_neither_torch_nor_transformers() -> None:
+    # All in one process: what none of them loads together, none of them loads alone.
+    assert not loaded(f"import {', '.join(LIGHT)}") & {"torch", "transformers", "peft"}
+
+
+def test_importing_tether_loads_nothing_else() -> None:
+    names = loaded("import tether")
+    assert not names & {*HEAVY, "numpy", "pydantic", "cyclopts", "yaml", "rich"}
+    assert {name for name in names if name.partition(".")[0] == "tether"} == {"tether"}
+
+
+def test_check_on_jsonl_loads_no_pyarrow_and_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}) + "\n")
+    code = (
+        "import sys\nfrom tether.cli.main import main\n"
+        "try:\n    main(['check', sys.argv[1]])\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    )
+    assert not loaded(code, str(path)) & set(HEAVY)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["check", "--help"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    code = (
+        f"from tether.cli.main import main\ntry:\n    main({words!r})\n"
+        "except SystemExit as end:\n    assert not end.code, end.code"
+    )
+    assert not loaded(code) & set(HEAVY)
+
+
+def test_help_answers_within_three_tenths_of_a_second() -> None:
+    # The best of five: a busy machine makes any single start slow, but never all of them fast.
+    best = min(started() for _ in range(5))
+    assert best < 0.3
+
+
+def started() -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "tether", "--help"], check=True, capture_output=True)
+    return time.perf_counter() - began
