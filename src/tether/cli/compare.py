@@ -231,8 +231,8 @@ def _annotations(
     gap = difference(better, worse)
     shown = gap.interval[0] > 0
     sentence = (
-        f"{better} > {worse} {'shown' if shown else 'not shown'}: {by} differs by {gap.difference:+.2f} points "
-        f"(95 % {gap.interval[0]:+.2f} to {gap.interval[1]:+.2f}, {gap.n} prompts)"
+        f"{better} > {worse} {'shown' if shown else 'not shown'}: {by} differs by {gap.difference:+.2f} "
+        f"points (95 % {gap.interval[0]:+.2f} to {gap.interval[1]:+.2f}, {gap.n} prompts)"
     )
     document["requirement"] = {"text": require, "shown": shown, "why": sentence}
     return document, sentence

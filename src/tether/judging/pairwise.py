@@ -1,0 +1,176 @@
+"""Verdicts on pairs of answers, in both orders, cached so that nothing is asked twice.
+
+verdicts.jsonl   one `Verdict` per line
+CACHE.jsonl      one opinion per line, {"key", "share"}; failures are not kept, so a restart asks them again
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tether.errors import DataError
+from tether.judging.judges import Judge, Opinion, Question
+from tether.records.results import Record, read_lines
+from tether.records.rows import Content, Message, canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One prompt answered by two models; `id` names the prompt, the unit of resampling."""
+
+    id: str
+    prompt: Content
+    a: str
+    b: str
+
+
+class Verdict(Record):
+    """One pair judged in both orders; shares are A's, 1 where A is better for certain."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    model_a: str
+    model_b: str
+    answer_a: str
+    answer_b: str
+    judge: str
+    """The judge's identity."""
+    a_first: float | None
+    """A's share when A was shown first; None where the judge gave no verdict."""
+    b_first: float | None
+    """A's share when B was shown first."""
+    errors: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float | None:
+        """A's share over both orders; None unless both were judged."""
+        return None if self.a_first is None or self.b_first is None else (self.a_first + self.b_first) / 2
+
+    @property
+    def inconsistent(self) -> bool:
+        """The two orders name different winners."""
+        if self.a_first is None or self.b_first is None:
+            return False
+        return (self.a_first - 0.5) * (self.b_first - 0.5) < 0
+
+
+class Cache:
+    """Opinions by (prompt, answers in order, judge identity), in memory and in a file where one is named."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.hits = 0
+        self._known: dict[str, float] = {}
+        if path is not None and path.is_file():
+            _cut_to_last_line(path)
+            for line in read_lines(path):
+                self._known[str(line["key"])] = float(line["share"])
+
+    def get(self, key: str) -> float | None:
+        """Return the share known for this key."""
+        share = self._known.get(key)
+        self.hits += share is not None
+        return share
+
+    def add(self, opinions: Iterable[tuple[str, float]]) -> None:
+        """Keep new opinions; they are on disk when this returns."""
+        lines: list[str] = []
+        for key, share in opinions:
+            self._known[key] = share
+            lines.append(json.dumps({"key": key, "share": share}) + "\n")
+        if self.path is not None and lines:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write("".join(lines))
+
+
+def question_key(question: Question, judge: str) -> str:
+    """Return the cache key of one question to one judge."""
+    text = canonical_json([judge, question.prompt, question.first, question.second])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def judge_pairs(
+    pairs: Sequence[Pair],
+    judge: Judge,
+    models: tuple[str, str],
+    *,
+    cache: Cache | None = None,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Verdict]:
+    """Ask the judge about every pair in both orders; only what the cache does not know is asked.
+
+    Args:
+        pairs: prompts with both answers.
+        judge: see `judges.Judge`.
+        models: names of A and B.
+        cache: kept between calls and runs.
+        batch: pairs asked at a time; after each, its opinions are in the cache.
+        progress: told (pairs done, pairs in all).
+
+    """
+    cache = cache or Cache()
+    verdicts: list[Verdict] = []
+    for start in range(0, len(pairs), batch):
+        part = pairs[start : start + batch]
+        questions = [q for p in part for q in (Question(p.prompt, p.a, p.b), Question(p.prompt, p.b, p.a))]
+        opinions = _ask(questions, judge, cache)
+        for i, pair in enumerate(part):
+            verdicts.append(_verdict(pair, models, judge.identity, opinions[2 * i], opinions[2 * i + 1]))
+        if progress is not None:
+            progress(len(verdicts), len(pairs))
+    return verdicts
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """Read a file of verdicts.
+
+    Raises:
+        DataError: no such file, a line that is no verdict.
+
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file of verdicts")
+    verdicts: list[Verdict] = []
+    try:
+        for line in read_lines(path):
+            verdicts.append(Verdict.model_validate(line))
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{path}:{len(verdicts) + 1}: not a verdict of tether judge: {first}") from error
+    return verdicts
+
+
+def _ask(questions: list[Question], judge: Judge, cache: Cache) -> list[Opinion]:
+    keys = [question_key(question, judge.identity) for question in questions]
+    known = {key: share for key in dict.fromkeys(keys) if (share := cache.get(key)) is not None}
+    missing = {key: q for key, q in zip(keys, questions, strict=True) if key not in known}
+    asked = dict(zip(missing, judge(list(missing.values())), strict=True))
+    cache.add((key, opinion.share) for key, opinion in asked.items() if opinion.share is not None)
+    return [Opinion(known[key]) if key in known else asked[key] for key in keys]
+
+
+def _verdict(pair: Pair, models: tuple[str, str], judge: str, first: Opinion, second: Opinion) -> Verdict:
+    return Verdict(
+        id=pair.id,
+        prompt=pair.prompt,
+        model_a=models[0],
+        model_b=models[1],
+        answer_a=pair.a,
+        answer_b=pair.b,
+        judge=judge,
+        a_first=first.share,
+        b_first=None if second.share is None else 1 - second.share,
+        errors=tuple(opinion.error for opinion in (first, second) if opinion.error),
+    )
+
+
+def _cut_to_last_line(path: Path) -> None:
+    """Drop a line that a kill cut, so that the next opinion does not join it."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        with path.open("rb+") as stream:
+            stream.truncate(whole)

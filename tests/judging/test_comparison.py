@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+
+from tether.errors import DataError
+from tether.judging.comparison import (
+    agreements,
+    bradley_terry,
+    compare_pair,
+    group,
+    krippendorff,
+    parse_requirement,
+    ratings,
+    shown_better,
+    turn,
+)
+from tether.judging.pairwise import Verdict
+
+
+def _verdict(i: int, a_first: float | None, b_first: float | None, **changes) -> Verdict:
+    base = {
+        "id": f"p{i}", "prompt": "q", "model_a": "x", "model_b": "y", "answer_a": "a" * (10 + i % 7),
+        "answer_b": "b" * (12 + i % 5), "judge": "j", "a_first": a_first, "b_first": b_first,
+    }  # fmt: skip
+    return Verdict(**{**base, **changes})
+
+
+def _study(seed: int, n: int, rate: float, **changes) -> list[Verdict]:
+    wins = np.random.default_rng(seed).random(n) < rate
+    return [_verdict(i, float(w), float(w), **changes) for i, w in enumerate(wins)]
+
+
+def test_rates_bias_and_inconsistency_are_what_a_hand_computes() -> None:
+    found = compare_pair([_verdict(0, 1, 1), _verdict(1, 1, 0), _verdict(2, 0, 0), _verdict(3, None, 1)])
+    assert found.win_rate.value == pytest.approx(50)
+    assert found.order_bias.value == pytest.approx(100 * (1 / 2 + 1 + 1 / 2) / 3 - 50)
+    assert found.inconsistent == pytest.approx(100 / 3)
+    assert (found.pairs, found.failed) == (3, 1)
+    assert not found.distinguishable
+
+
+def test_a_real_difference_is_told_apart_and_its_size_in_prompts_is_given() -> None:
+    found = compare_pair(_study(0, 400, 0.65))
+    assert found.distinguishable and found.e_value > 20
+    weak = compare_pair(_study(1, 60, 0.55))
+    assert not weak.distinguishable
+    assert weak.prompts_needed is not None and weak.prompts_needed > 60
+
+
+def test_samples_of_one_prompt_are_one_draw() -> None:
+    verdicts = [_verdict(i, w.a_first, w.b_first) for i, w in enumerate(_study(0, 40, 0.6))]
+    repeated = [v for v in verdicts for _ in range(5)]
+    assert compare_pair(repeated).win_rate.se == pytest.approx(compare_pair(verdicts).win_rate.se)
+    assert compare_pair(repeated).e_value == pytest.approx(compare_pair(verdicts).e_value)
+
+
+def test_length_control_takes_out_what_length_wins() -> None:
+    generator = np.random.default_rng(0)
+    verdicts = []
+    for i in range(400):
+        a, b = generator.integers(20, 220), generator.integers(10, 150)
+        share = 1 / (1 + np.exp(-(a - b) / 40))
+        verdicts.append(_verdict(i, share, share, answer_a="a" * int(a), answer_b="b" * int(b)))
+    found = compare_pair(verdicts, draws=200)
+    assert found.win_rate.value > 60
+    assert found.lc_win_rate is not None
+    assert abs(found.lc_win_rate.value - 50) < 6
+    few = compare_pair(verdicts[:5])
+    assert few.lc_win_rate is None and "5 pairs" in few.lc_note
+
+
+def test_turned_verdicts_are_grouped_with_the_others() -> None:
+    verdicts = [_verdict(0, 0.9, 0.6), turn(_verdict(1, 0.9, 0.6))]
+    ((key, found),) = group(verdicts).items()
+    assert key == ("x", "y", "j")
+    assert [v.a_first for v in found] == pytest.approx([0.9, 0.9])
+    assert [v.share for v in found] == pytest.approx([0.75, 0.75])
+
+
+def test_ratings_are_the_maximum_likelihood_that_evalica_finds() -> None:
+    evalica = pytest.importorskip("evalica")
+    generator = np.random.default_rng(0)
+    strengths = [1.0, 0.3, -0.4, -0.9]
+    xs, ys, winners = [], [], []
+    table = np.zeros((4, 4))
+    for _ in range(3000):
+        i, j = generator.choice(4, size=2, replace=False)
+        won = generator.random() < 1 / (1 + np.exp(strengths[j] - strengths[i]))
+        tie = generator.random() < 0.2
+        xs.append(str(i))
+        ys.append(str(j))
+        winners.append(evalica.Winner.Draw if tie else evalica.Winner.X if won else evalica.Winner.Y)
+        table[i, j] += 0.5 if tie else float(won)
+        table[j, i] += 0.5 if tie else float(not won)
+    theirs = evalica.bradley_terry(xs, ys, winners, tolerance=1e-12, limit=10_000, solver="naive").scores
+    logs = np.log(theirs.loc[["0", "1", "2", "3"]].to_numpy())
+    np.testing.assert_allclose(bradley_terry(table, prior=0.0), logs - logs.mean(), atol=1e-5)
+
+
+def test_ratings_rank_models_and_stay_finite_where_one_always_wins() -> None:
+    verdicts = _study(0, 50, 0.7) + _study(1, 50, 1.1, model_a="x", model_b="z")
+    found = ratings(verdicts, draws=100)
+    assert [r.model for r in found] == ["x", "y", "z"]
+    assert all(np.isfinite([r.rating.value, r.rating.low, r.rating.high]).all() for r in found)
+    assert sum(r.rating.value for r in found) == pytest.approx(0, abs=1e-9)
+
+
+def test_agreement_is_krippendorffs_alpha() -> None:
+    evalica = pytest.importorskip("evalica")
+    pandas = pytest.importorskip("pandas")
+    generator = np.random.default_rng(0)
+    first = generator.integers(-1, 2, size=60)
+    second = np.where(generator.random(60) < 0.7, first, generator.integers(-1, 2, size=60))
+    theirs = evalica.alpha(pandas.DataFrame([first, second]), solver="naive").alpha
+    assert krippendorff(first, second) == pytest.approx(theirs)
+    assert krippendorff(first, first) == 1
+    verdicts = [_verdict(i, (s + 1) / 2, (s + 1) / 2) for i, s in enumerate(first)]
+    verdicts += [turn(_verdict(i, (s + 1) / 2, (s + 1) / 2, judge="k")) for i, s in enumerate(second)]
+    (found,) = agreements(verdicts)
+    assert found.alpha == pytest.approx(theirs)
+    assert found.pairs == 60
+
+
+def test_a_gate_passes_only_what_is_shown_either_way_round() -> None:
+    models = ["x", "y"]
+    assert parse_requirement("x > y", models) == ("x", "y")
+    for bad in ("x < y", "x > y > x", "x > z", "> y"):
+        with pytest.raises(DataError, match="--require"):
+            parse_requirement(bad, models)
+    compared = {("x", "y"): compare_pair(_study(0, 300, 0.65))}
+    assert shown_better(compared, "x", "y")[0]
+    shown, why = shown_better(compared, "y", "x")
+    assert not shown and "not shown" in why
+
+
+def test_nothing_to_compare_is_said() -> None:
+    with pytest.raises(DataError, match="no pair was judged"):
+        compare_pair([_verdict(0, None, 1.0)])
+    with pytest.raises(DataError, match="2 pairs of models"):
+        compare_pair([_verdict(0, 1, 1), _verdict(0, 1, 1, judge="k")])
