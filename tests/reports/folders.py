@@ -10,6 +10,16 @@ import numpy as np
 from tether.records.results import Finding, Measurement, RunRecord, Sample, write_json, write_lines
 
 STEPS, EVERY, PROMPTS, PAIRS, BETA = 120, 20, 64, 200, 0.1
+ERRORS = {
+    "loss": 0.014,
+    "rewards/chosen": 0.05,
+    "rewards/rejected": 0.07,
+    "rewards/margins": 0.06,
+    "rewards/accuracies": 0.032,
+    "logratios/chosen": 0.01,
+    "logratios/rejected": 0.02,
+}
+"""Standard errors of the held-out means."""
 OPENINGS = (
     "My parcel never arrived.",
     "The lamp I bought is broken.",
@@ -40,8 +50,8 @@ def metrics(rng: np.random.Generator, *, evaluated: bool = True) -> list[dict[st
             "rewards/rejected": rejected,
             "rewards/margins": chosen - rejected,
             "rewards/accuracies": 0.5 + 0.24 * done,
-            "logratio_per_token/chosen": chosen / BETA / 25,
-            "logratio_per_token/rejected": rejected / BETA / 26,
+            "logratios/chosen": chosen / BETA / 25,
+            "logratios/rejected": rejected / BETA / 26,
         }
         if step and step % 2 == 0:
             noise = {name: value + float(rng.normal(0, 0.04)) for name, value in values.items()}
@@ -51,7 +61,7 @@ def metrics(rng: np.random.Generator, *, evaluated: bool = True) -> list[dict[st
             lines.append(
                 {"step": step, "epoch": step / 60, "phase": "eval"}
                 | {f"eval_{name}": value for name, value in values.items()}
-                | {"eval_loss_se": 0.014}
+                | {f"eval_{name}_se": ERRORS[name] * min(1.0, step) for name in values}
             )
     return lines
 
@@ -101,9 +111,10 @@ def measurements(rows: list[Sample]) -> tuple[Measurement, ...]:
     return tuple(found)
 
 
-def file(part: str, byte: str) -> dict[str, str]:
+def file(part: str, byte: str, read: int, used: int) -> dict[str, Any]:
     """Describe one data file as run.json does."""
-    return {"path": f"world/{part}.jsonl", "sha256": byte * 32}
+    known = {"path": f"world/{part}.jsonl", "sha256": byte * 32, "split": part, "format": "preference"}
+    return known | {"read": read, "used": used}
 
 
 def record(rows: list[Sample], **changes: Any) -> RunRecord:
@@ -119,8 +130,12 @@ def record(rows: list[Sample], **changes: Any) -> RunRecord:
             "trainable_parameters": 948_224, "dtype": "float32", "identity": {"weights": "9f2c61d0b7aa"},
         },
         "data": {
-            "train": {"files": [file("train", "ab")], "read": 1000, "used": 988},
-            "eval": {"files": [file("eval", "cd")], "read": PAIRS, "used": PAIRS},
+            "train": "5d60b152606f4a35",
+            "eval": "8e41dc776c0ec6c5",
+            "files": [file("train", "ab", 1000, 988), file("eval", "cd", PAIRS, PAIRS)],
+            "read": 1000,
+            "used": 988,
+            "eval_used": PAIRS,
         },
         "reference": {
             "kind": "self", "description": "the model as it is at step 0", "rows": 2376,
@@ -167,9 +182,11 @@ def preflight() -> dict[str, Any]:
         ),
     ]  # fmt: skip
     return {
-        "files": ["world/train.jsonl"],
+        "files": [file("train", "ab", 1000, 988), file("eval", "cd", PAIRS, PAIRS)],
         "read": 1000,
         "used": 988,
+        "eval_read": PAIRS,
+        "eval_used": PAIRS,
         "findings": [finding.model_dump(mode="json") for finding in findings],
         "numbers": {"chosen_characters": 84.1, "rejected_characters": 66.0},
     }

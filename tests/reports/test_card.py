@@ -27,9 +27,9 @@ def test_front_matter_and_body_say_what_was_run(tmp_path: Path) -> None:
     assert front["datasets"] == ["train.jsonl"]
     for expected in (
         "AutoModelForCausalLM.from_pretrained", "-log sigma(beta", "β = 0.1", "`self`", "9f2c61d0b7aa",
-        "3.2 ± 0.2 nats", "gain +0.", "65 % to 78 %", "0.305 to 0.360",
+        "3.2 ± 0.2 nats", "gain +0.", "66 % to 78 %", "0.305 to 0.360",
         "tether train config.yaml", "## Limits",
-        "988 of 1,000 rows", "8 rows scored again",
+        "of 1200 rows read, 988 were trained on, 200 held out and 12 left out", "8 rows scored again",
     ):  # fmt: skip
         assert expected in body, expected
 
@@ -45,12 +45,18 @@ def test_an_adapter_is_loaded_with_peft(tmp_path: Path) -> None:
 def test_no_folder_of_this_machine_reaches_the_card(tmp_path: Path) -> None:
     base = tmp_path / "secret-place" / "base"
     base.mkdir(parents=True)
-    data = {"train": {"files": [{"path": str(tmp_path / "secret-place" / "pairs.jsonl")}]}}
-    run = make_run(tmp_path / "run", model={"path": str(base)}, data=data)
-    (run / "config.yaml").unlink()
+    data = {"files": [{"path": str(tmp_path / "secret-place" / "pairs.jsonl"), "split": "train"}]}
+    reference = {"kind": "model", "description": f"the model in {base}"}
+    run = make_run(tmp_path / "run", model={"path": str(base)}, data=data, reference=reference)
+    (run / "config.yaml").write_text(f"output_dir: {tmp_path}/secret-place/o u t\nbeta: 0.1\n")
     front, body = read_card(run)
     assert front["base_model"] == "base" and front["datasets"] == ["pairs.jsonl"]
-    assert "secret-place" not in json.dumps(front) + body
+    assert "secret-place" not in json.dumps(front) + body and str(tmp_path) not in body
+    assert (
+        "output_dir: o u t" in body
+        and "folders of this machine are left out" in body
+        and "the model in base" in body
+    )
 
 
 def test_names_cannot_break_front_matter_or_markdown(tmp_path: Path) -> None:
@@ -63,7 +69,7 @@ def test_names_cannot_break_front_matter_or_markdown(tmp_path: Path) -> None:
         model={"path": nasty},
         objective={"name": nasty, "equation": nasty, "source": nasty, "beta": 0.1},
         reference={"kind": nasty, "description": nasty, "verified": nasty, "identity": {nasty: nasty}},
-        data={"train": {"files": [{"path": nasty, "sha256": nasty}], "read": 2, "used": 1}},
+        data={"files": [{"path": nasty, "sha256": nasty}], "read": 2, "used": 1},
         events=({"step": 1, "text": nasty},),
         versions={nasty: nasty},
     )

@@ -9,7 +9,7 @@ import pytest
 from tests.reports.folders import make_run
 from tether.records.results import write_lines
 from tether.reports.contents import RunContents, read_contents
-from tether.reports.explain import Movement, beta_text, movement_of, movement_table, movement_text
+from tether.reports.explain import Change, Movement, beta_text, movement_of, movement_table, movement_text
 
 
 def run_with(tmp_path: Path, lines: list[dict[str, Any]], **changes: Any) -> RunContents:
@@ -31,13 +31,13 @@ def held_out(step: int, chosen: float, rejected: float, **more: float) -> dict[s
 def test_when_both_fall_each_side_gets_its_share_of_the_margin(tmp_path: Path) -> None:
     moved = movement_of(run_with(tmp_path, [held_out(0, 0.0, 0.0), held_out(9, -0.42, -1.35)]))
     assert moved is not None and moved.both_fell
-    assert moved.gained == pytest.approx(0.93)
+    assert moved.gained.amount == pytest.approx(0.93) and moved.gained.se is None
     text = " ".join(movement_text(moved, kl_measured=False))
     assert (
         "chosen answers' by 0.42" in text and "rejected answers' by 1.35" in text and "grew by 0.93" in text
     )
     assert "gives 145 %" in text and "takes 45 % back" in text
-    assert movement_table(moved).rows[2][1:4] == ("+0.930", "+0.930 (100 %)", "+9.30")
+    assert movement_table(moved).rows[2][1:4] == ("+0.930", "+0.930 (100 %)", "+9.3")
 
 
 def test_a_rise_and_a_fall_are_named_as_such(tmp_path: Path) -> None:
@@ -51,16 +51,27 @@ def test_a_rise_and_a_fall_are_named_as_such(tmp_path: Path) -> None:
     )
 
 
+def test_a_move_within_its_error_is_no_move(tmp_path: Path) -> None:
+    errors = {"eval_rewards/chosen_se": 0.005, "eval_rewards/rejected_se": 0.004}
+    lines = [held_out(0, 0.0, 0.0, **dict.fromkeys(errors, 0.0)), held_out(9, -0.0097, -0.025, **errors)]
+    moved = movement_of(run_with(tmp_path, lines))
+    assert moved is not None and not moved.both_fell  # 1.94 standard errors
+    text = movement_text(moved, kl_measured=True)[0]
+    assert "chosen answers did not move beyond its error (−0.010 ± 0.005)" in text
+    assert "rejected answers fell by 0.025" in text
+
+
 def test_a_margin_made_of_length_raises_the_alarm() -> None:
-    moved = Movement(True, -0.5, -1.0, 0.5, 0.1, chosen_per_token=-0.2, rejected_per_token=-0.1)
+    sides = Change(-0.5), Change(-1.0), Change(0.5)
+    moved = Movement(True, *sides, 0.5, 0.1, chosen_per_token=-0.2, rejected_per_token=-0.1)
     assert moved.by_length
     assert "the margin comes from the answers' lengths" in movement_text(moved, kl_measured=True)[1]
-    fair = Movement(True, -0.5, -1.0, 0.5, 0.1, chosen_per_token=-0.1, rejected_per_token=-0.2)
+    fair = Movement(True, *sides, 0.5, 0.1, chosen_per_token=-0.1, rejected_per_token=-0.2)
     assert not fair.by_length and "not an effect of length" in movement_text(fair, kl_measured=True)[1]
 
 
 def test_per_token_factors_are_exponentials_of_the_log_ratio(tmp_path: Path) -> None:
-    name = "eval_logratio_per_token/"
+    name = "eval_logratios/"
     ends = {f"{name}chosen": -0.168, f"{name}rejected": -0.519}
     lines = [held_out(0, 0, 0, **dict.fromkeys(ends, 0.0)), held_out(9, -0.42, -1.35, **ends)]
     moved = movement_of(run_with(tmp_path, lines))
@@ -76,7 +87,7 @@ def test_without_held_out_rows_training_rows_speak_and_say_so(tmp_path: Path) ->
     ]
     moved = movement_of(run_with(tmp_path, lines))
     assert moved is not None and not moved.held_out
-    assert moved.chosen == pytest.approx(-(19.5 - 1) / 20)
+    assert moved.chosen.amount == pytest.approx(-(19.5 - 1) / 20)
     assert "training pairs (mean of the last tenth" in movement_text(moved, kl_measured=True)[0]
 
 

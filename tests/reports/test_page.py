@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_headline_numbers_warnings_and_sections_are_there(whole_page: Page) -> N
     text = whole_page.text.replace("\u00a0", " ")
     for expected in (
         "0.693 → 0.332", "50 % → 72 %", "204,000", "2 min 2 s", "the token budget was halved",
-        "12 of 1,000 rows",
+        "12 of 1,200 rows",
         "Before and after", "Why both rewards fell", "What β did", "identity.scored.weights", "9f2c61d0b7aa",
         "tether train config.yaml", "identical", "train.jsonl:3", "torch", "2.13.0",
     ):  # fmt: skip
@@ -136,6 +137,7 @@ def test_nothing_measured_nothing_claimed(tmp_path: Path, page_of: Callable[[Pat
     ):
         assert expected in notes
     assert not page.find("article")
+    assert "Training loss" in page.text and "Training rows only." in page.text
 
 
 def test_a_run_that_only_began_has_a_page(tmp_path: Path, page_of: Callable[[Path], Page]) -> None:
@@ -248,6 +250,14 @@ def test_every_picture_is_on_disk_with_its_numbers(whole_run: Path, whole_page: 
     assert float(rows[-1]["x"]) == STEPS and float(rows[-1]["y"]) == 3.2
 
 
+def test_a_page_elsewhere_still_links_to_its_pictures(tmp_path: Path, undrawn: None) -> None:
+    run = make_run(tmp_path / "a run" / "inner")
+    page = write_report(run, tmp_path / "page.html")
+    links = [e.attributes["href"] for e in Page(page.read_text(encoding="utf-8")).find("a")]
+    assert page == tmp_path / "page.html" and not (run / "report.html").exists()
+    assert links and all((tmp_path / unquote(link)).is_file() for link in links)
+
+
 def test_a_run_with_many_long_answers_stays_small_and_says_what_it_left_out(
     tmp_path: Path, page_of: Callable[[Path], Page]
 ) -> None:
@@ -260,10 +270,10 @@ def test_a_run_with_many_long_answers_stays_small_and_says_what_it_left_out(
     assert "14,000 more characters in samples.jsonl" in page.text
 
 
-def test_a_page_written_twice_is_the_same_page(whole_run: Path) -> None:
-    first = (whole_run / "report.html").read_bytes()
-    write_report(whole_run)
-    assert (whole_run / "report.html").read_bytes() == first
+def test_a_page_written_twice_is_the_same_page(tmp_path: Path, undrawn: None) -> None:
+    run = make_run(tmp_path / "run")
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The model card: `model/README.md` of a run, in Hugging Face's form, filled with the run's own numbers."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from tether.errors import RunFolderError
 from tether.records.results import write_text
 from tether.reports.contents import RunContents, mapping, read_contents
 from tether.reports.explain import beta_of
-from tether.reports.notices import notices_of, rows_read_and_used
+from tether.reports.notices import notices_of
 from tether.reports.sections import findings_table, measurement_table, model_name
 from tether.reports.tables import count, flattened, number, percent, plain, with_error
 from tether.reports.verbatim import visible_controls
@@ -22,8 +21,8 @@ from tether.reports.verdict import Verdict, gain_interval_text, verdict_of
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 """Characters that mean something inside a Markdown line; `<`, `>` and `&` become entities."""
-PAPERS = {"sigmoid": "2305.18290"}
-"""Papers that the Hub links from a tag; the objective's own source stands in the text."""
+ABSOLUTE = re.compile(r"(?<![\w.:/)~-])/(?:[^\s/'\"]+/)+([^\s/'\"]+)")
+"""A path of this machine inside a sentence; the card keeps its last part."""
 
 
 def write_card(run: Path) -> Path:
@@ -57,7 +56,6 @@ def card_text(contents: RunContents, *, adapter: bool) -> str:
     )
     environment.filters |= {"code": code, "fenced": fenced}
     verdict, record = verdict_of(contents), contents.record
-    read, used = rows_read_and_used(contents)
     return environment.get_template("card.md.jinja").render(
         front=Markup(
             yaml.safe_dump(front_matter(contents, adapter=adapter), sort_keys=False, allow_unicode=False)
@@ -75,10 +73,10 @@ def card_text(contents: RunContents, *, adapter: bool) -> str:
         kl=kl_sentence(contents),
         measured=measurement_table(contents),
         files=data_files(contents),
-        rows=None if read is None or used is None else f"{count(used)} of {count(read)} rows were used.",
+        rows=contents.rows,
         findings=findings_table(contents),
         warnings=[notice.text for notice in notices_of(contents)],
-        config=contents.config_text,
+        config=shareable(contents.config_text),
         versions=", ".join(f"{key} {value}" for key, value in record.versions.items()),
         record=record,
     )
@@ -87,14 +85,16 @@ def card_text(contents: RunContents, *, adapter: bool) -> str:
 def front_matter(contents: RunContents, *, adapter: bool) -> dict[str, Any]:
     """Return the card's metadata; a local base model or data file is named without its folder."""
     record = contents.record
-    objective = str(record.objective.get("name") or "")
-    tags = ["tether", "preference-optimization", *([_tag(objective)] if objective else [])]
-    if objective in PAPERS:
-        tags += ["dpo", f"arxiv:{PAPERS[objective]}"]
+    objectives = [name for name in str(record.objective.get("name") or "").split(" + ") if name]
+    tags = ["tether", "preference-optimization", *(_tag(name) for name in objectives)]
+    if "sigmoid" in objectives:
+        tags += ["dpo", "arxiv:2305.18290"]
     if adapter:
         tags.append("lora")
     return {
-        "base_model": base_model(contents) if on_hub(contents) else _tag(base_model(contents)),
+        "base_model": base_model(contents)
+        if on_hub(contents)
+        else _tag(base_model(contents)).replace("/", "-"),
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": tags,
@@ -115,12 +115,25 @@ def base_model(contents: RunContents) -> str:
 
 def data_files(contents: RunContents) -> list[str]:
     """Return the names of the training files, folders left out."""
-    train = mapping(contents.record.data.get("train"))
-    names: list[str] = []
-    for file in train.get("files") or []:
-        path = file.get("path") if isinstance(file, Mapping) else file
-        names.append(Path(str(path)).name)
-    return names
+    return [Path(str(file.get("path") or "")).name for file in contents.files if file.get("split") != "eval"]
+
+
+def shareable(config: str) -> str:
+    """Return config.yaml with the folders of absolute paths left out, as a comment on top says."""
+    try:
+        options = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return ""
+    if not isinstance(options, dict):
+        return ""
+    kept = {key: _without_folder(value) for key, value in options.items()}
+    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    return text if kept == options else f"# folders of this machine are left out of paths\n{text}"
+
+
+def _without_folder(value: Any) -> Any:
+    local = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if local else value
 
 
 def results_rows(verdict: Verdict) -> list[tuple[str, str, str, str]]:
@@ -162,7 +175,7 @@ def kl_sentence(contents: RunContents) -> str:
 
 def code(text: str) -> Markup:
     """Return text as Markdown inline code; backticks inside become quotes, so that it cannot end early."""
-    return Markup("`{}`").format(Markup(visible_controls(" ".join(text.split())).replace("`", "'")))
+    return Markup("`{}`").format(Markup(_one_line(text).replace("`", "'")))
 
 
 def fenced(text: str, language: str = "") -> Markup:
@@ -176,8 +189,11 @@ def _as_text(value: Any) -> Any:
     """Escape every plain value for Markdown and HTML: it can become neither markup, link nor table cell."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    flat = visible_controls(" ".join(value.split()))
-    return Markup(SPECIAL.sub(r"\\\1", str(escape(flat))))
+    return Markup(SPECIAL.sub(r"\\\1", str(escape(_one_line(value)))))
+
+
+def _one_line(text: str) -> str:
+    return ABSOLUTE.sub(r"\1", visible_controls(" ".join(text.split())))
 
 
 def _over(name: str, pairs: int | None) -> str:

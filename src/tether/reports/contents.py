@@ -15,6 +15,16 @@ Kind = TypeVar("Kind", bound=Record)
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of data; None where the run does not say."""
+
+    read: int | None
+    used: int | None
+    held_out: int | None
+    left_out: int | None
+
+
+@dataclass(frozen=True)
 class RunContents:
     """One run folder in memory; `train` and `evals` are metrics lines by rising step."""
 
@@ -53,6 +63,23 @@ class RunContents:
         """The last measurement after at least one update."""
         last = self.measurements[-1] if self.measurements else None
         return last if last is not None and last.step > 0 else None
+
+    @property
+    def files(self) -> list[Mapping[str, Any]]:
+        """Data files that were read: path, split, sha256, format, rows read and used."""
+        found = self.record.data.get("files") or self.preflight.get("files") or []
+        return [file if isinstance(file, Mapping) else {"path": str(file)} for file in found]
+
+    @property
+    def rows(self) -> Rows:
+        """How many rows were read, trained on, held out, and left out."""
+        data, checked = self.record.data, self.preflight
+        read, used = _whole(data.get("read", checked.get("read"))), _whole(data.get("used"))
+        held_out = _whole(data.get("eval_used"))
+        if read is None or used is None:
+            return Rows(read, used, held_out, None)
+        everything = read + (_whole(checked.get("eval_read")) or 0)
+        return Rows(everything, used, held_out, everything - used - (held_out or 0))
 
     def eval_ends(self, name: str) -> tuple[float | None, float | None]:
         """Return a held-out metric at step 0 and at the last evaluation, None where it was not measured."""
@@ -96,6 +123,10 @@ def words(name: str) -> str:
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a nested object, or an empty one where there is none."""
     return value if isinstance(value, Mapping) else {}
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) else None
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

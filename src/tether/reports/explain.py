@@ -6,47 +6,60 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tether.reports.contents import Line, RunContents
-from tether.reports.tables import Table, brief, number, percent, with_error
+from tether.reports.tables import Table, brief, decimals_for, number, percent, with_error
 
-LOGISTIC = frozenset({"sigmoid", "cdpo", "robust"})
-"""Objectives whose pull on a pair is sigma(-margin), up to label smoothing."""
+LOGISTIC = "sigmoid"
+"""The objective whose pull on a pair is sigma(-reward margin), where its options are at rest."""
+WITHOUT_BETA = frozenset({"sft", "unlikelihood"})
 SHARE_OF_LOG = 10
 """Without held-out rows the end of training is the mean of the last tenth of the log."""
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far a mean moved since the start, and the standard error of that where it is known."""
+
+    amount: float
+    se: float | None = None
+
+    @property
+    def direction(self) -> int:
+        """1 or -1 where the 95 % interval excludes 0 (or no error is known), else 0."""
+        if self.amount == 0 or (self.se is not None and abs(self.amount) < Z95 * self.se):
+            return 0
+        return 1 if self.amount > 0 else -1
 
 
 @dataclass(frozen=True)
 class Movement:
     """How far rewards moved between the start and the end of training, means over pairs.
 
-    Rewards are beta x log-ratio sums; `*_nats` the log-ratio sums themselves; `*_per_token` log-ratio per
-    token, all as changes since the start.
+    Rewards are beta x log-ratio sums; `*_per_token` are changes of the log-ratio per token.
     """
 
     held_out: bool
-    chosen: float
-    rejected: float
+    chosen: Change
+    rejected: Change
+    gained: Change
+    """Change of the margin: of chosen minus of rejected."""
     margin: float
-    """Margin at the end (not its change)."""
+    """The margin at the end, not its change."""
     beta: float | None
-    chosen_per_token: float | None
-    rejected_per_token: float | None
-
-    @property
-    def gained(self) -> float:
-        """Change of the margin: what rose by chosen minus what rose by rejected."""
-        return self.chosen - self.rejected
+    chosen_per_token: float | None = None
+    rejected_per_token: float | None = None
 
     @property
     def both_fell(self) -> bool:
-        """Whether chosen and rejected answers both became less likely against the reference."""
-        return self.chosen < 0 and self.rejected < 0
+        """Whether chosen and rejected answers both became less likely, beyond their error."""
+        return self.chosen.direction < 0 and self.rejected.direction < 0
 
     @property
     def by_length(self) -> bool:
         """Whether the margin grew although, per token, the chosen answers fell as much or more."""
         if self.chosen_per_token is None or self.rejected_per_token is None:
             return False
-        return self.gained > 0 and self.chosen_per_token <= self.rejected_per_token
+        return self.gained.direction > 0 and self.chosen_per_token <= self.rejected_per_token
 
 
 def movement_of(contents: RunContents) -> Movement | None:
@@ -54,25 +67,30 @@ def movement_of(contents: RunContents) -> Movement | None:
     for lines, prefix in ((contents.evals, "eval_"), (contents.train, "")):
         chosen = _change(lines, f"{prefix}rewards/chosen")
         rejected = _change(lines, f"{prefix}rewards/rejected")
-        if chosen is None or rejected is None:
+        ends = [_ends(lines, f"{prefix}rewards/{side}") for side in ("chosen", "rejected")]
+        if chosen is None or rejected is None or ends[0] is None or ends[1] is None:
             continue
-        ends = _ends(lines, f"{prefix}rewards/chosen"), _ends(lines, f"{prefix}rewards/rejected")
-        margin = ends[0][1] - ends[1][1] if ends[0] and ends[1] else chosen - rejected
+        of_margin = _change(lines, f"{prefix}rewards/margins")
+        each_token = [_change(lines, f"{prefix}logratios/{side}") for side in ("chosen", "rejected")]
         return Movement(
             held_out=bool(prefix),
             chosen=chosen,
             rejected=rejected,
-            margin=margin,
+            gained=Change(chosen.amount - rejected.amount, of_margin.se if of_margin else None),
+            margin=ends[0][1] - ends[1][1],
             beta=beta_of(contents),
-            chosen_per_token=_change(lines, f"{prefix}logratio_per_token/chosen"),
-            rejected_per_token=_change(lines, f"{prefix}logratio_per_token/rejected"),
+            chosen_per_token=each_token[0].amount if each_token[0] else None,
+            rejected_per_token=each_token[1].amount if each_token[1] else None,
         )
     return None
 
 
 def beta_of(contents: RunContents) -> float | None:
     """Return the run's beta, None where the objective has none."""
-    value = contents.record.objective.get("beta")
+    objective = contents.record.objective
+    value = objective.get("beta")
+    if set(str(objective.get("name")).split(" + ")) <= WITHOUT_BETA:
+        return None
     return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
@@ -86,25 +104,29 @@ def movement_table(moved: Movement) -> Table:
         columns.append("nats per token")
     rows: list[tuple[str, ...]] = []
     sides = (
-        ("chosen answers", moved.chosen, moved.chosen, moved.chosen_per_token),
-        ("rejected answers", moved.rejected, -moved.rejected, moved.rejected_per_token),
-        ("margin", moved.gained, moved.gained, None),
+        ("chosen answers", moved.chosen, moved.chosen.amount, moved.chosen_per_token or 0.0),
+        ("rejected answers", moved.rejected, -moved.rejected.amount, moved.rejected_per_token or 0.0),
+        ("margin", moved.gained, moved.gained.amount, None),
     )
     for name, change, gives, each_token in sides:
-        cells = [name, number(change, 3, signed=True), _gives(gives, moved.gained)]
+        decimals = decimals_for(change.se, fallback=3)
+        share = f" ({percent(gives / moved.gained.amount)})" if moved.gained.direction > 0 else ""
+        reward = with_error(change.amount, change.se, signed=True) if change.se else None
+        cells = [name, reward or number(change.amount, 3, signed=True)]
+        cells.append(number(gives, decimals, signed=True) + share)
         if moved.beta:
-            cells.append(number(change / moved.beta, 2, signed=True))
+            cells.append(brief(change.amount / moved.beta, signed=True))
+        if per_token and each_token is None:
+            each_token = (moved.chosen_per_token or 0.0) - (moved.rejected_per_token or 0.0)
         if per_token:
-            if name == "margin":
-                each_token = (moved.chosen_per_token or 0.0) - (moved.rejected_per_token or 0.0)
-            cells.append(number(each_token, 3, signed=True))
+            cells.append(brief(each_token, signed=True))
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows), frozenset(range(1, len(columns))))
 
 
 def movement_text(moved: Movement, kl_measured: bool) -> list[str]:
     """Return paragraphs on how chosen and rejected rewards moved, the length-normalised view included."""
-    paragraphs = [_what_moved(moved)]
+    paragraphs = [_both_fell(moved) if moved.both_fell else _each_side(moved)]
     if moved.chosen_per_token is not None and moved.rejected_per_token is not None:
         paragraphs.append(_per_token(moved, moved.chosen_per_token, moved.rejected_per_token))
     if moved.both_fell:
@@ -137,7 +159,7 @@ def beta_text(contents: RunContents, moved: Movement | None) -> list[str]:
     if moved is not None and moved.margin > 0:
         quantity = "log-probability" if kind == "none" else "log-ratio"
         paragraphs.append(_margin_in_nats(moved, beta, quantity))
-        if contents.record.objective.get("name") in LOGISTIC:
+        if _plain_logistic(contents):
             paragraphs.append(_pull(moved))
     end = contents.end
     if end is not None and end.kl_start is not None and end.tokens > 0:
@@ -149,6 +171,15 @@ def beta_text(contents: RunContents, moved: Movement | None) -> list[str]:
     return paragraphs
 
 
+def _plain_logistic(contents: RunContents) -> bool:
+    config = contents.record.config
+    return (
+        contents.record.objective.get("name") == LOGISTIC
+        and not config.get("label_smoothing")
+        and config.get("f_divergence_type", "reverse_kl") == "reverse_kl"
+    )
+
+
 def _ends(lines: Sequence[Line], name: str) -> tuple[float, float] | None:
     values = [float(line[name]) for line in lines if name in line]
     if len(values) < 2:
@@ -157,38 +188,47 @@ def _ends(lines: Sequence[Line], name: str) -> tuple[float, float] | None:
     return values[0], fmean(values[-tail:])
 
 
-def _change(lines: Sequence[Line], name: str) -> float | None:
+def _change(lines: Sequence[Line], name: str) -> Change | None:
+    """Return the change of a metric; its error takes both ends as independent, so it is never too small."""
     ends = _ends(lines, name)
-    return None if ends is None else ends[1] - ends[0]
+    if ends is None:
+        return None
+    errors = [line.get(f"{name}_se") for line in lines if name in line]
+    first, last = errors[0], errors[-1]
+    se = None if first is None or last is None else math.hypot(first, last)
+    return Change(ends[1] - ends[0], se)
 
 
-def _gives(amount: float, total: float) -> str:
-    share = f" ({percent(amount / total)})" if total > 0 else ""
-    return number(amount, 3, signed=True) + share
+def _moved(change: Change) -> str:
+    if change.direction == 0:
+        return f"did not move beyond its error ({with_error(change.amount, change.se, signed=True)})"
+    return f"{'rose' if change.amount > 0 else 'fell'} by {brief(abs(change.amount))}"
 
 
-def _moved(amount: float) -> str:
-    return f"{'rose' if amount > 0 else 'fell'} by {brief(abs(amount))}"
+def _where(moved: Movement) -> str:
+    return "held-out pairs" if moved.held_out else "training pairs (mean of the last tenth of the log)"
 
 
-def _what_moved(moved: Movement) -> str:
-    rows = "held-out pairs" if moved.held_out else "training pairs (mean of the last tenth of the log)"
-    if moved.both_fell:
-        start = (
-            f"Both rewards fell on {rows}: the chosen answers' by {brief(-moved.chosen)}, the rejected "
-            f"answers' by {brief(-moved.rejected)}. That is common and no fault by itself: the loss sees "
-            "only their difference"
-        )
-        if moved.gained <= 0:
-            return f"{start}, but that did not grow either ({brief(moved.gained, signed=True)})."
-        return (
-            f"{start}, which grew by {brief(moved.gained)}. The fall of the rejected answers gives "
-            f"{percent(-moved.rejected / moved.gained)} of that margin, the fall of the chosen answers takes "
-            f"{percent(-moved.chosen / moved.gained)} back."
-        )
+def _both_fell(moved: Movement) -> str:
+    chosen, rejected, gained = moved.chosen.amount, moved.rejected.amount, moved.gained
+    start = (
+        f"Both rewards fell on {_where(moved)}: the chosen answers' by {brief(-chosen)}, the rejected "
+        f"answers' by {brief(-rejected)}. That is common and no fault by itself: the loss sees "
+        "only their difference"
+    )
+    if gained.direction <= 0:
+        return f"{start}, but that did not grow either ({with_error(gained.amount, gained.se, signed=True)})."
     return (
-        f"On {rows} the reward of chosen answers {_moved(moved.chosen)} and that of rejected answers "
-        f"{_moved(moved.rejected)}, so the margin {_moved(moved.gained)}."
+        f"{start}, which grew by {brief(gained.amount)}. The fall of the rejected answers gives "
+        f"{percent(-rejected / gained.amount)} of that margin, the fall of the chosen answers takes "
+        f"{percent(-chosen / gained.amount)} back."
+    )
+
+
+def _each_side(moved: Movement) -> str:
+    return (
+        f"On {_where(moved)} the reward of chosen answers {_moved(moved.chosen)}, that of rejected answers "
+        f"{_moved(moved.rejected)}, and the margin between them {_moved(moved.gained)}."
     )
 
 
@@ -203,7 +243,7 @@ def _per_token(moved: Movement, chosen: float, rejected: float) -> str:
             "answers' lengths, not from a preference between their words. Compare lengths before trusting "
             "this run."
         )
-    if moved.gained > 0:
+    if moved.gained.direction > 0:
         return f"{factors} The order is the same per token, so the margin is not an effect of length alone."
     return factors
 

@@ -66,8 +66,8 @@ def learning_figures(contents: RunContents) -> list[Figure]:
         ),
         _sides(
             contents,
-            "logratio_per_token/{}",
-            "logratio_per_token",
+            "logratios/{}",
+            "logratios",
             "Log-ratio per token",
             "Log-ratio to the reference divided by the answer's length, nats per token",
             {"chosen": BLUE, "rejected": ORANGE},
@@ -211,7 +211,8 @@ def _curve(
         return None
     colours = {key: colour for key, colour in (("held-out", BLUE), ("training", GREY)) if _has(rows, key)}
     chart = plots.lines(rows, UPDATE, axis, colours, quiet=("training",), band=True, rule=rule)
-    caption = f"{text}{_averaged(size)}"
+    only = "" if _has(rows, "held-out") else " Training rows only."
+    caption = f"{text}{only}{_banded(rows)}{_averaged(size)}"
     return Figure(name, title, caption, chart, tuple(rows))
 
 
@@ -219,19 +220,30 @@ def _sides(
     contents: RunContents, metric: str, name: str, title: str, text: str, colours: dict[str, str]
 ) -> Figure | None:
     for lines, prefix, where in ((contents.evals, "eval_", "held-out"), (contents.train, "", "training")):
+        limit = max(DRAWN, len(lines)) if prefix else DRAWN
         rows: list[dict[str, Any]] = []
         longest = 1
         for side in colours:
             field = prefix + metric.format("margins" if side == "margin" else side)
-            points, size = thinned(lines, field)
+            errors = {line["step"]: line.get(f"{field}_se") for line in lines}
+            points, size = thinned(lines, field, limit)
             longest = max(longest, size)
-            rows += [_row(step, value, None, side) for step, value in points]
+            rows += [
+                _row(step, value, errors.get(step) if size == 1 else None, side) for step, value in points
+            ]
         if len({row["x"] for row in rows}) >= 2:
             shown = {side: colour for side, colour in colours.items() if _has(rows, side)}
-            quiet = tuple(shown) if prefix == "" else ()
-            chart = plots.lines(rows, UPDATE, Axis(), shown, quiet=quiet, rule=0.0)
-            return Figure(name, title, f"{text}, {where} pairs.{_averaged(longest)}", chart, tuple(rows))
+            chart = plots.lines(
+                rows, UPDATE, Axis(), shown, quiet=() if prefix else tuple(shown), band=True, rule=0.0
+            )
+            return Figure(
+                name, title, f"{text}, {where} pairs.{_banded(rows)}{_averaged(longest)}", chart, tuple(rows)
+            )
     return None
+
+
+def _banded(rows: Iterable[dict[str, Any]]) -> str:
+    return " Bands are one standard error." if any("low" in row for row in rows) else ""
 
 
 def _averaged(size: int) -> str:

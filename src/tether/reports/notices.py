@@ -1,10 +1,10 @@
 """What a reader must know before believing the rest: what went wrong, was left out, was not measured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from tether.reports.contents import RunContents
+from tether.reports.contents import RunContents, words
 from tether.reports.tables import count, number, percent
 
 LONGER = 1.5
@@ -101,30 +101,17 @@ def _samples(contents: RunContents) -> Iterator[Notice]:
 
 
 def _data(contents: RunContents) -> Iterator[Notice]:
-    read, used = rows_read_and_used(contents)
-    if read is not None and used is not None and used < read:
-        yield Notice(
-            "warning",
-            f"{count(read - used)} of {count(read)} rows were not used; what was found in the data says why.",
-        )
+    rows = contents.rows
+    if rows.left_out and rows.read:
+        share = f"{count(rows.left_out)} of {count(rows.read)} rows"
+        yield Notice("warning", f"{share} were left out; what was found in the data says why.")
     for finding in contents.findings:
         if finding.severity == "warning":
-            yield Notice("warning", f"Data, {count(finding.count)} rows: {finding.text}")
+            named = words(finding.kind)
+            yield Notice("warning", f"Data, {named}, {count(finding.count)} rows: {finding.text}")
     if contents.not_finite:
-        yield Notice(
-            "warning", f"{count(contents.not_finite)} logged values are NaN or infinite and not drawn."
-        )
-
-
-def rows_read_and_used(contents: RunContents) -> tuple[float | None, float | None]:
-    """Return the rows of training data read and used, from the preflight or from run.json."""
-    train = contents.record.data.get("train")
-    sources: list[Mapping[str, Any]] = [contents.preflight, train if isinstance(train, Mapping) else {}]
-    for source in sources:
-        read, used = source.get("read"), source.get("used")
-        if isinstance(read, int | float) and isinstance(used, int | float):
-            return read, used
-    return None, None
+        text = f"{count(contents.not_finite)} logged values are NaN or infinite and not drawn."
+        yield Notice("warning", text)
 
 
 def _not_measured(contents: RunContents) -> Iterator[Notice]:

@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+import os
 import re
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,7 +16,7 @@ from tether.records.results import write_text
 from tether.reports.contents import mapping, read_contents, words
 from tether.reports.explain import beta_text, movement_of, movement_table, movement_text
 from tether.reports.figures import learning_figures, result_figures, write_figures
-from tether.reports.notices import notices_of, rows_read_and_used
+from tether.reports.notices import notices_of
 from tether.reports.sections import (
     data_table,
     fact_groups,
@@ -39,8 +41,10 @@ from tether.reports.verdict import verdict_of
 UNITS = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, page: Path | None = None) -> Path:
     """Write `report.html` of a run folder, and its pictures and numbers under `report/`; return the page.
+
+    `page` puts the page elsewhere; its links to the pictures follow.
 
     Raises:
         RunFolderError: there is no run here, or one of its files cannot be read.
@@ -53,7 +57,7 @@ def write_report(run: Path) -> Path:
     pictures.mkdir(exist_ok=True)
     write_figures(pictures, [*result, *learning])
     moved = movement_of(contents)
-    page = run / "report.html"
+    page = run / "report.html" if page is None else page
     text = render(
         "report.html.jinja",
         title=f"{model_name(contents)}: {verdict.headline.lower()}",
@@ -66,6 +70,7 @@ def write_report(run: Path) -> Path:
         notices=notices_of(contents),
         samples=shown_samples(contents.samples),
         sample_total=len(contents.samples),
+        pictures=quote(Path(os.path.relpath(pictures, page.parent)).as_posix()),
         result_figures=result,
         learning_figures=learning,
         measured=measurement_table(contents),
@@ -74,7 +79,7 @@ def write_report(run: Path) -> Path:
         movement_text=movement_text(moved, verdict.kl is not None) if moved else [],
         beta=beta_text(contents, moved),
         data=data_table(contents),
-        rows=rows_read_and_used(contents),
+        rows=contents.rows,
         numbers=flattened(mapping(contents.preflight.get("numbers"))),
         findings=findings_table(contents),
         facts=fact_groups(contents),

@@ -4,6 +4,7 @@ Every chart takes rows with the fields it names (`x`, `y`, `series`, and `low`, 
 and returns an Altair chart; `inline_svg` and `files` draw it. Nothing is fetched: vl-convert holds Vega.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -205,19 +206,18 @@ def histogram(rows: Rows, x: Axis, *, mean: float, rule: float = 0.0) -> alt.Lay
 
 
 def bins(values: Sequence[float], wanted: int = 20) -> list[dict[str, float]]:
-    """Return equal bins (`left, right, count`) over the values, one edge at 0 where 0 lies inside."""
+    """Return equal bins (`left, right, count`) over the values, one of them centred on 0: no change."""
     low, high = min(values), max(values)
-    if low == high:
-        return [{"left": low - 0.5, "right": low + 0.5, "count": len(values)}]
     width = (high - low) / wanted
-    first = int(low // width)
+    if width < 1e-9 * max(abs(low), abs(high), 1e-300):
+        return [{"left": low - 0.5, "right": low + 0.5, "count": len(values)}]
     counted: dict[int, int] = {}
     for value in values:
-        index = int(value // width)
+        index = math.floor(value / width + 0.5)
         counted[index] = counted.get(index, 0) + 1
     return [
-        {"left": index * width, "right": (index + 1) * width, "count": counted.get(index, 0)}
-        for index in range(first, max(counted) + 1)
+        {"left": (index - 0.5) * width, "right": (index + 0.5) * width, "count": counted.get(index, 0)}
+        for index in range(min(counted), max(counted) + 1)
     ]
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
 
 from tether.records.results import Measurement, Sample
-from tether.reports.contents import RunContents, mapping, words
+from tether.reports.contents import RunContents, words
 from tether.reports.explain import beta_of
 from tether.reports.tables import (
     Table,
@@ -57,9 +58,10 @@ class Shown:
 
 
 def model_name(contents: RunContents) -> str:
-    """Return the last part of the model's path."""
-    path = str(contents.record.model.get("path") or "model").rstrip("/")
-    return path.rsplit("/", 1)[-1] or path
+    """Return the last part of the model's path, with its folder where it is called just `model`."""
+    parts = [part for part in str(contents.record.model.get("path") or "model").split("/") if part]
+    named = parts[-2:] if parts[-1:] == ["model"] else parts[-1:]
+    return "/".join(named) or "model"
 
 
 def subtitle(contents: RunContents) -> list[str]:
@@ -92,6 +94,8 @@ def tiles_of(contents: RunContents, verdict: Verdict) -> list[Tile]:
         note = f"± {number(held.loss_se, decimals_for(held.loss_se))}" if held.loss_se else "mean"
         rows = f" over {count(held.pairs)} rows" if held.pairs else ""
         tiles.append(Tile("Held-out loss", number(held.loss_after, 3), note + rows, before))
+    else:
+        tiles += _training_loss(contents)
     if held.accuracy_after is not None:
         interval = held.accuracy_interval
         note = (
@@ -107,6 +111,16 @@ def tiles_of(contents: RunContents, verdict: Verdict) -> list[Tile]:
     if not tiles and record.results:
         tiles = [Tile(name, number(value), "") for name, value in list(record.results.items())[:6]]
     return tiles
+
+
+def _training_loss(contents: RunContents) -> list[Tile]:
+    """Return the loss on training rows, for a run that held nothing out."""
+    losses = [float(line["loss"]) for line in contents.train if "loss" in line]
+    if not losses:
+        return []
+    tail = max(1, len(losses) // 10)
+    note = "training rows, mean of the last tenth of the log"
+    return [Tile("Training loss", number(fmean(losses[-tail:]), 3), note, number(losses[0], 3))]
 
 
 def _effort(contents: RunContents) -> list[Tile]:
@@ -204,20 +218,18 @@ MEASURED = (
 
 def data_table(contents: RunContents) -> Table | None:
     """Return the data files, their rows and digests."""
-    rows: list[tuple[str, ...]] = []
-    for part in ("train", "eval"):
-        described = mapping(contents.record.data.get(part))
-        for file in described.get("files") or []:
-            entry = file if isinstance(file, Mapping) else {"path": file}
-            digest = str(entry.get("sha256") or "")
-            used = (
-                plain(entry.get("read", described.get("read"))),
-                plain(entry.get("used", described.get("used"))),
-            )
-            rows.append((part, str(entry.get("path") or ""), *used, digest[:16]))
-    if not rows:
-        return None
-    return Table(("part", "file", "rows read", "rows used", "sha256"), tuple(rows), frozenset({2, 3}))
+    rows = tuple(
+        (
+            str(file.get("split") or ""),
+            str(file.get("path") or ""),
+            plain(file.get("format")),
+            *(count(file[key]) if isinstance(file.get(key), int) else "–" for key in ("read", "used")),
+            str(file.get("sha256") or "")[:16],
+        )
+        for file in contents.files
+    )
+    columns = ("part", "file", "format", "rows read", "rows usable", "sha256")
+    return Table(columns, rows, frozenset({3, 4})) if rows else None
 
 
 def findings_table(contents: RunContents) -> Table | None:

@@ -111,9 +111,7 @@ def measured_gain(contents: RunContents) -> Gain | None:
 
 def held_out_of(contents: RunContents) -> HeldOut:
     """Return held-out loss and accuracy, with the Wilson interval of the accuracy over pairs."""
-    evaluated = contents.record.data.get("eval")
-    used = evaluated.get("used") if isinstance(evaluated, dict) else None
-    pairs = int(used) if isinstance(used, int | float) and used > 0 else None
+    pairs = contents.rows.held_out or None
     loss_before, loss_after = contents.eval_ends("eval_loss")
     accuracy_before, accuracy_after = contents.eval_ends("eval_rewards/accuracies")
     loss_se = contents.eval_ends("eval_loss_se")[1]
