@@ -94,6 +94,22 @@ def test_annotations_are_compared_on_the_same_prompts_and_gated(tmp_path: Path, 
     assert error.value.exit_code == 5
 
 
+def test_streaming_stops_when_the_answer_is_known(tmp_path: Path, capsys) -> None:
+    generator = np.random.default_rng(0)
+    long = _answers(tmp_path, "long", generator.integers(60, 90, size=200).tolist())
+    short = _answers(tmp_path, "short", generator.integers(10, 70, size=200).tolist())
+    compare([long, short], judge="length", stream=True, require="long > short", json=True)
+    found = json.loads(capsys.readouterr().out)["stream"]
+    assert found["decided"] and found["asked"] < 60
+    assert found["interval"][0] > 50
+    with pytest.raises(NotBetter, match="not shown"):
+        compare([long, short], judge="length", stream=True, require="short > long")
+    with pytest.raises(NotBetter, match="200 of 200"):
+        compare([long, short], judge="random", stream=True, require="long > short")
+    with pytest.raises(UsageError, match="--stream"):
+        compare([_annotations(tmp_path)], stream=True)
+
+
 def test_what_cannot_be_compared_is_refused_with_the_next_step(tmp_path: Path) -> None:
     answers = _answers(tmp_path, "a", [3, 4])
     with pytest.raises(UsageError, match="tether generate"):

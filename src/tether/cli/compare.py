@@ -11,7 +11,7 @@ from tether.errors import DataError, NotBetter, UsageError
 
 if TYPE_CHECKING:
     from tether.judging.judges import Judge
-    from tether.judging.pairwise import Verdict
+    from tether.judging.pairwise import Stream, Verdict
     from tether.judging.winrate import PairedDifference
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -28,6 +28,7 @@ def compare(
     require: str | None = None,
     draws: int = 1000,
     seed: int = 0,
+    stream: Flag = False,
     json: Flag = False,
 ) -> int:
     """Compare models by verdicts, by answers and a judge, or by annotations against one baseline.
@@ -49,7 +50,9 @@ def compare(
     draws
         Bootstrap samples of prompts.
     seed
-        Of the bootstrap.
+        Of the bootstrap, and of the order in which --stream asks.
+    stream
+        Stop asking the judge when the answer is known (two files of answers; valid at any look).
     json
         Print one JSON document instead of tables.
 
@@ -58,6 +61,8 @@ def compare(
     if len(kinds) != 1:
         raise UsageError(f"files of different kinds ({', '.join(sorted(kinds))}): compare one kind at a time")
     kind = kinds.pop()
+    if stream and (kind != "answers" or len(files) != 2):
+        raise UsageError("--stream asks a judge about two files of answers: name two, and --judge")
     if kind == "annotations":
         document, sentence = _annotations(files, by, require, draws, seed)
     else:
@@ -66,14 +71,17 @@ def compare(
                 raise UsageError(
                     "answers need --judge: length, random, world:NAME, server:URL#MODEL, local:MODEL"
                 )
-            found = _judged(files, make_judge(judge), cache)
+            found, streamed = _judged(files, make_judge(judge), cache, seed if stream else None)
         else:
-            found = _read(files)
+            found, streamed = _read(files), None
         if verdicts is not None:
             from tether.records.results import write_lines
 
             write_lines(verdicts, found)
-        document, sentence = _verdicts(found, require, draws, seed)
+        if streamed is None:
+            document, sentence = _verdicts(found, require, draws, seed)
+        else:
+            document, sentence = _streamed(streamed, require)
     if json:
         print_json(document)
     else:
@@ -137,9 +145,11 @@ def _kind(path: Path) -> str:
     return "annotations" if "preference" in first else "answers"
 
 
-def _judged(files: list[Path], judge: "Judge", cache: Path | None) -> "list[Verdict]":
+def _judged(
+    files: list[Path], judge: "Judge", cache: Path | None, stream_seed: int | None
+) -> "tuple[list[Verdict], Stream | None]":
     from tether.judging.outputs import pair_outputs, read_outputs
-    from tether.judging.pairwise import Cache, judge_pairs
+    from tether.judging.pairwise import Cache, judge_pairs, judge_until_known
 
     outputs = [read_outputs(path) for path in files]
     names = [one.name for one in outputs]
@@ -156,8 +166,27 @@ def _judged(files: list[Path], judge: "Judge", cache: Path | None) -> "list[Verd
             console(stderr=True).print(
                 f"{names[i]} and {names[j]}: {paired.only_a} and {paired.only_b} answers without a partner"
             )
+        if stream_seed is not None:
+            return judge_until_known(paired.pairs, judge, (names[i], names[j]), cache=kept, seed=stream_seed)
         found += judge_pairs(paired.pairs, judge, (names[i], names[j]), cache=kept)
-    return found
+    return found, None
+
+
+def _streamed(found: "Stream", require: str | None) -> tuple[dict[str, Any], str | None]:
+    from tether.judging.comparison import parse_requirement
+
+    document: dict[str, Any] = {"kind": "stream", "stream": found.model_dump(mode="json")}
+    if require is None:
+        return document, None
+    better, _ = parse_requirement(require, (found.a, found.b))
+    shown = found.decided and (found.win_rate > 50) == (better == found.a)
+    low, high = found.interval
+    sentence = (
+        f"{require} {'shown' if shown else 'not shown'}: {found.a} wins {found.win_rate:.1f} % "
+        f"(95 % {low:.1f} to {high:.1f} at any look, {found.asked} of {found.prompts} prompts)"
+    )
+    document["requirement"] = {"text": require, "shown": shown, "why": sentence}
+    return document, sentence
 
 
 def _read(files: list[Path]) -> "list[Verdict]":
@@ -254,6 +283,14 @@ def _show(document: dict[str, Any]) -> None:
         ]
         if rows:
             print_table("paired differences", ["models", "points", "95 %", ""], rows)
+    if document["kind"] == "stream":
+        one = document["stream"]
+        rows = [
+            ("win rate of A", f"{one['win_rate']:.1f} %", f"{_span(one['interval'])} at any look"),
+            ("evidence against equality", f"e = {one['e_value']:.3g}", "20 decides"),
+            ("prompts asked", str(one["asked"]), f"of {one['prompts']}, {one['failed']} without a verdict"),
+        ]
+        print_table(f"A: {one['a']}   B: {one['b']}   judge: {one['judge']}", ["", "value", "95 %"], rows)
     for one in document.get("comparisons", []):
         _show_pair(one)
     if "ratings" in document:

@@ -6,10 +6,12 @@ CACHE.jsonl      one opinion per line, {"key", "share"}; failures are not kept, 
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tether.analysis.sequential import SequentialComparison, betting_confidence_sequence
 from tether.errors import DataError
 from tether.judging.judges import Judge, Opinion, Question
 from tether.records.results import Record, read_lines
@@ -122,6 +124,74 @@ def judge_pairs(
         if progress is not None:
             progress(len(verdicts), len(pairs))
     return verdicts
+
+
+class Stream(Record):
+    """A comparison that stopped asking when the answer was known; rates in percent, A's share."""
+
+    a: str
+    b: str
+    judge: str
+    win_rate: float
+    interval: tuple[float, float]
+    """95 % confidence sequence: it holds at whatever look the asking stopped."""
+    decided: bool
+    e_value: float
+    asked: int
+    """Prompts judged in both orders."""
+    failed: int
+    prompts: int
+    """Prompts there were."""
+
+
+def judge_until_known(
+    pairs: Sequence[Pair],
+    judge: Judge,
+    models: tuple[str, str],
+    *,
+    cache: Cache | None = None,
+    batch: int = 8,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> tuple[list[Verdict], Stream]:
+    """Judge prompts in a random order until equality is refuted at level alpha, or all are judged.
+
+    Samples of one prompt count as one verdict, their mean.
+
+    Raises:
+        DataError: not one prompt was judged in both orders.
+
+    """
+    prompts: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        prompts.setdefault(pair.id, []).append(pair)
+    names = list(prompts)
+    random.Random(seed).shuffle(names)
+    cache, state, verdicts = cache or Cache(), SequentialComparison(alpha), []
+    for start in range(0, len(names), batch):
+        for name in names[start : start + batch]:
+            found = judge_pairs(prompts[name], judge, models, cache=cache)
+            verdicts += found
+            shares = [v.share for v in found if v.share is not None]
+            if shares:
+                state.add(sum(shares) / len(shares))
+        if state.decided:
+            break
+    if not state.values:
+        raise DataError(f"{models[0]} against {models[1]}: no pair was judged in both orders")
+    low, high = betting_confidence_sequence(state.values, alpha=alpha)
+    return verdicts, Stream(
+        a=models[0],
+        b=models[1],
+        judge=judge.identity,
+        win_rate=100 * state.win_rate,
+        interval=(100 * low, 100 * high),
+        decided=state.decided,
+        e_value=state.e_value,
+        asked=len(state.values),
+        failed=sum(v.share is None for v in verdicts),
+        prompts=len(names),
+    )
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
