@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check parity golden test-slow floor format clean
+.PHONY: demo test check parity golden test-slow floor format picture clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,12 @@ floor:
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The README's picture, from the demo's page; needs Chromium.
+picture: demo
+	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
+	  --user-data-dir="$$(mktemp -d)" --hide-scrollbars --window-size=1100,1500 \
+	  --screenshot=docs/report.png "file://$(CURDIR)/demo/report.html"
 
 clean:
 	rm -rf $(VENV) .venv-floor demo

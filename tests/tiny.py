@@ -45,7 +45,7 @@ def _trained(vocab_size: int) -> str:
 
 
 def tiny_tokenizer(vocab_size: int = 384, *, chat: bool = True, **kwargs: Any) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer that can spell any text, with a small chat template unless told not."""
+    """Return a byte-level BPE tokenizer that can spell any text, with a small chat template by default."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained(vocab_size)),
         **{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", **kwargs},

@@ -14,14 +14,14 @@ def page() -> str:
     lines = [
         "# Config keys of `tether train`",
         "",
-        "The same names in YAML and, with dashes, on the command line; TRL's and Hugging Face's where they have",
-        "one. Options given on the command line win over the file. An unknown key is refused with the nearest",
-        "name. This page is generated from `src/tether/config/`.",
+        "The same names in YAML and, with dashes, on the command line; TRL's and Hugging Face's where they",
+        "have one. Options given on the command line win over the file. An unknown key is refused with the",
+        "nearest name. This page is generated from `src/tether/config/`.",
         "",
         "Where tether differs from TRL: the tuned model is in `model/` under the run folder and checkpoints in",
-        "`checkpoints/step-N` (a run folder holds more than weights, and a checkpoint is not a model folder);",
-        "`label_smoothing` works with `sigmoid` (cDPO); `lora_dropout` is 0 and dropout is off, so that policy and",
-        "reference are exactly equal at step 0; batches count pairs.",
+        "`checkpoints/step-N` (a run folder holds more than weights; a checkpoint is not a model folder);",
+        "`label_smoothing` works with `sigmoid` (cDPO); `lora_dropout` is 0 and dropout is off, so that policy",
+        "and reference are exactly equal at step 0; batches count pairs.",
     ]
     for group in GROUPS:
         lines += ["", f"## {group}", "", "| key | type | default | meaning |", "|---|---|---|---|"]

@@ -11,7 +11,7 @@ from tether.cli.output import print_json, print_table
 WORLD = "sentiment"
 OPTIONS: dict[str, Any] = {
     "beta": 0.1,
-    "learning_rate": 2e-4,
+    "learning_rate": 5e-4,
     "num_train_epochs": 1,
     "train_batch_size": 16,
     "lr_scheduler_type": "cosine",

@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-
 FIRST_SENTENCE = re.compile(r"(?<=[^.])[.;:] ")
 
 

@@ -19,8 +19,9 @@ class Terminal:
         self._quiet = quiet
         self._live: Live | None = None
         self._headed = False
-        self._began = time.perf_counter()
+        self._since = time.perf_counter()
         self._tokens = 0
+        self._first: tuple[int, float] | None = None
 
     def close(self) -> None:
         """End the live line."""
@@ -47,9 +48,12 @@ class Terminal:
 
     def step(self, step: int, total: int, loss: float) -> None:
         """Move the live line."""
-        spent = time.perf_counter() - self._began
-        left = spent / step * (total - step)
-        self._now(f"step {step} of {total}   loss {loss:.4f}   {_clock(left)} left")
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = (step, now)
+        done = step - self._first[0]
+        left = f"{_clock((now - self._first[1]) / done * (total - step))} left" if done else ""
+        self._now(f"step {step} of {total}   loss {loss:.4f}   {left}")
 
     def log(self, line: Mapping[str, Any], *, total: int) -> None:
         """Print one row of the table."""
@@ -60,6 +64,7 @@ class Terminal:
             self._headed = True
         text = measured(line) if line["phase"] == "measure" else self._row(line, total)
         self._console.print(Text(text))
+        self._since = time.perf_counter()
 
     def _row(self, line: Mapping[str, Any], total: int) -> str:
         prefix = "eval_" if line["phase"] == "eval" else ""
@@ -69,8 +74,8 @@ class Terminal:
         rate = ""
         if not prefix:
             now = time.perf_counter()
-            rate = f"{(line['num_tokens'] - self._tokens) / max(now - self._began, 1e-9):.0f}"
-            self._tokens, self._began = line["num_tokens"], now
+            rate = f"{(line['num_tokens'] - self._tokens) / max(now - self._since, 1e-9):.0f}"
+            self._tokens = line["num_tokens"]
         shown = [f"{value:.4f}" if value is not None else "" for value in cells]
         return f"{where:>9}  {shown[0]:>7} " + " ".join(f"{cell:>8}" for cell in shown[1:]) + f"  {rate:>7}"
 

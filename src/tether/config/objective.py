@@ -73,7 +73,7 @@ class ObjectiveOptions(BaseModel):
         "Order of the alpha divergence; 1 is reverse_kl.", 0.5, "TRL; 2309.16240"
     )
     ld_alpha: float | None = _knob(
-        "LD-DPO's weight of the longer text's tail. Tokens beyond the shorter completion's length, 0 to 1; unset: 1 (LD-DPO).",
+        "LD-DPO's weight of the longer text's tail. Tokens beyond the shorter length, 0 to 1; unset: 1.",
         None,
         "TRL; 2409.06411",
     )

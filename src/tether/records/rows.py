@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Message = dict[str, Any]
-"""One chat message as Hugging Face templates take it: `role`, `content`, and whatever else the template reads."""
+"""One chat message as Hugging Face templates take it: `role`, `content`, and what else the template reads."""
 
 Content = str | tuple[Message, ...]
 """Plain text (no template is applied) or a chat (the tokenizer's template renders it)."""

@@ -1,4 +1,6 @@
-"""Tensors that pass between stages. Shape letters, used in every docstring of the project:
+"""Tensors that pass between stages.
+
+Shape letters, used in every docstring of the project:
 
     G groups (prompts)     P pairs     S sequences (completions)     T tokens     V vocabulary
 
