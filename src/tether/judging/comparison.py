@@ -170,7 +170,7 @@ def ratings(verdicts: Sequence[Verdict], *, draws: int = 200, seed: int = 0) -> 
         wins[k, j, i] += 1 - share
     counts = resampling_weights(len(prompts), draws=draws, seed=seed)
     strengths = bradley_terry(wins.sum(axis=0))
-    drawn = np.stack([bradley_terry(np.einsum("p,pij->ij", c, wins)) for c in counts])
+    drawn = np.stack([bradley_terry(np.einsum("p,pij->ij", c, wins), start=strengths) for c in counts])
     rows = [
         Rating(
             model=model,
@@ -181,20 +181,20 @@ def ratings(verdicts: Sequence[Verdict], *, draws: int = 200, seed: int = 0) -> 
     return tuple(sorted(rows, key=lambda r: -r.rating.value))
 
 
-def bradley_terry(wins: Array, prior: float = 0.5) -> Array:
+def bradley_terry(wins: Array, prior: float = 0.5, start: Array | None = None) -> Array:
     """Return strengths in logits (mean 0) for a table of wins [M, M], row over column.
 
     Newman's iteration (2023, JMLR 24, eq. 13), which converges to the same maximum likelihood as Zermelo's.
     """
     table = wins + prior * (1 - np.eye(len(wins)))
-    strength = np.ones(len(wins))
+    strength = np.ones(len(wins)) if start is None else np.exp(start)
     for _ in range(10_000):
         total = strength[:, None] + strength[None, :]
         updated = (table * strength[None, :] / total).sum(axis=1) / (table.T / total).sum(axis=1)
         updated /= np.exp(np.log(updated).mean())
         moved = float(np.abs(np.log(updated / strength)).max())
         strength = updated
-        if moved < 1e-10:
+        if moved < 1e-8:
             break
     return np.log(strength)
 
