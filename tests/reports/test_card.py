@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.reports.folders import make_run
 from tether.errors import RunFolderError
-from tether.reports.card import write_card
+from tether.reports.card import code, fenced, write_card
 
 
 def read_card(run: Path) -> tuple[dict[str, Any], str]:
@@ -87,6 +89,14 @@ def test_names_cannot_break_front_matter_or_markdown(tmp_path: Path) -> None:
     assert not re.search(r"(?<!\\)\]\(javascript", outside) and "**b**" not in outside
     tables = [line for line in outside.splitlines() if line.startswith("| ") and "alert" in line]
     assert tables and all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in tables if "U+202E" in line)
+
+
+@given(st.text(st.sampled_from("`~a\n"), max_size=40))
+def test_no_text_ends_its_code_block_early(text: str) -> None:
+    block = fenced(text).split("\n")
+    assert block[0] == block[-1] and set(block[0]) == {"`"} and len(block[0]) >= 3
+    assert not [line for line in block[1:-1] if block[0] in line]
+    assert str(code(text)).count("`") == 2
 
 
 def test_a_run_without_a_model_has_no_card(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_text_of_data_and_models_is_shown_and_never_run(
         assert article.text.count(expected) >= 3, text
 
 
-def test_hidden_characters_reach_no_page(tmp_path: Path) -> None:
+def test_hidden_characters_reach_no_page(tmp_path: Path, undrawn: None) -> None:
     rows = [Sample(prompt="a\u202eb", before="c\u200bd", after="e\ufeff\x00\ud800f")]
     html = (
         write_report(make_run(tmp_path / "run", rows=rows, tether_version="1\u202e2"))
@@ -261,8 +261,8 @@ def test_a_page_elsewhere_still_links_to_its_pictures(tmp_path: Path, undrawn: N
 def test_a_run_with_many_long_answers_stays_small_and_says_what_it_left_out(
     tmp_path: Path, page_of: Callable[[Path], Page]
 ) -> None:
-    long = "word " * 4000
-    rows = [Sample(prompt=f"prompt {n}", before=long, after=long + "x") for n in range(400)]
+    long = "<&> " * 5000
+    rows = [Sample(prompt=f"{n} {long}", before=long, after=long + "x") for n in range(400)]
     run = make_run(tmp_path / "run", rows=rows)
     page = page_of(run)
     assert (run / "report.html").stat().st_size < 2_000_000

@@ -41,6 +41,16 @@ def test_a_picture_takes_its_colours_from_the_page() -> None:
     assert "var(--chart-blue)" in svg and "var(--chart-orange)" in svg
 
 
+def test_ids_of_two_pictures_on_one_page_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg"><defs><clipPath id="clip0"/></defs>'
+        '<g clip-path="url(#clip0)"/></svg>'
+    )
+    monkeypatch.setattr(plots.vl_convert, "vegalite_to_svg", lambda _: svg)
+    drawn = plots.inline_svg(CHARTS["lines"], "loss", "Loss")
+    assert 'id="loss-clip0"' in drawn and 'clip-path="url(#loss-clip0)"' in drawn
+
+
 def test_names_of_series_are_escaped() -> None:
     nasty = '<script>alert(1)</script>" onload="alert(1)'
     rows = [{"x": x, "y": x, "series": s} for x in range(3) for s in (nasty, "b")]

@@ -26,8 +26,8 @@ from tether.reports.verdict import Verdict, gain_interval_text
 
 SAMPLES = 120
 """Most samples a page shows, in file order; the page says how many there are."""
-SAMPLE_TEXT = 600_000
-"""Most characters of sample text a page shows, so that it opens at once."""
+SAMPLE_TEXT = 1_000_000
+"""Most characters of HTML the samples of a page take, so that it opens at once."""
 FIRST = 6
 """Samples shown before a reader asks for more."""
 
@@ -142,16 +142,16 @@ def shown_samples(samples: Sequence[Sample]) -> list[Shown]:
     shown: list[Shown] = []
     spent = 0
     for sample in samples[:SAMPLES]:
-        spent += len(sample.before) + len(sample.after)
+        prompt, (before, after) = turns(sample.prompt), compared(sample.before, sample.after)
+        spent += len(before) + len(after) + sum(len(turn.text) for turn in prompt)
         if spent > SAMPLE_TEXT and shown:
             break
-        before, after = compared(sample.before, sample.after)
         difference = None
         if sample.score_before is not None and sample.score_after is not None:
             difference = sample.score_after - sample.score_before
         shown.append(
             Shown(
-                prompt=turns(sample.prompt),
+                prompt=prompt,
                 before=before,
                 after=after,
                 score_before="" if sample.score_before is None else number(sample.score_before, 2),
