@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check parity golden test-slow floor format picture clean
+.PHONY: demo test check parity golden test-slow oracle floor format picture clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,13 @@ golden: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow -n 2
+
+# AlpacaEval's own package as the oracle of length control; in its own environment, it drags much along.
+oracle:
+	$(PYTHON) -m venv .venv-oracle
+	.venv-oracle/bin/pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	.venv-oracle/bin/pip install --quiet -c constraints.txt -e ".[test,oracle]"
+	.venv-oracle/bin/python -m pytest -m oracle -n 0
 
 # The oldest versions pyproject.toml allows, in their own environment.
 floor:

@@ -123,9 +123,9 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     return asdict(plan_run(config, model, prepared.train.groups, budget=budget))
 
 
-def report(run: str | Path) -> Path:
-    """Rebuild the page and the model card of a run folder; return the page's path."""
-    page = write_report(Path(run))
+def report(run: str | Path, *, page: Path | None = None) -> Path:
+    """Rebuild the page (elsewhere with `page`) and the model card of a run folder; return the page's path."""
+    page = write_report(Path(run), page)
     if (Path(run) / "model").is_dir():
         write_card(Path(run))
     return page

@@ -1,6 +1,5 @@
 """`tether demo`: the whole chain on a bundled small model, measured against its known reward."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +55,7 @@ def demo(
         )
     finally:
         terminal.close()
-    shutil.copyfile(run / "report.html", output_dir / "report.html")
+    api.report(run, page=output_dir / "report.html")
     if json:
         print_json(record)
         return 0
