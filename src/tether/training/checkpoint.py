@@ -61,14 +61,19 @@ def save(
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
         _sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(
-            f"{final}: could not be written ({error.strerror}); {free / 2**20:.0f} MiB are free; "
+            f"{final}: could not be written ({disk_problem(error)}); {free / 2**20:.0f} MiB are free; "
             "older checkpoints are intact; free space and run the same command to resume"
         ) from error
     return final
+
+
+def disk_problem(error: BaseException) -> str:
+    """Return what the system said; safetensors wraps it in an error of its own."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -37,7 +37,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot be made: {error.strerror}") from error
-        strangers = sorted({entry.name for entry in self.path.iterdir()} - OWN)
+        # A kill while the first file was written leaves its temporary name behind: that is ours too.
+        own = OWN | {f"{name}.tmp" for name in OWN}
+        strangers = sorted({entry.name for entry in self.path.iterdir()} - own)
         if strangers and not (self.path / "run.json").is_file():
             raise RunFolderError(
                 f"{self.path}: holds {strangers[0]!r} and no run.json; choose an empty --output-dir"

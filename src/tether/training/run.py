@@ -8,6 +8,7 @@ model     <- a plain Hugging Face folder
 """
 
 import secrets
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,11 +17,12 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from tether import __version__
 from tether.config.train import TrainConfig
-from tether.errors import TetherError
+from tether.errors import ResourceError, TetherError
 from tether.objectives import (
     OBJECTIVES,
     check,
@@ -320,6 +322,12 @@ def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
         parts.clock.lap("training")
         finish(loop)
         save_model(parts.policy.model, parts.tokenizer, path / "model", base_weights=parts.policy.weights)
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(path).free / 2**20
+        raise ResourceError(
+            f"{path}: could not be written ({checkpoint.disk_problem(error)}); {free:.0f} MiB are free; "
+            "checkpoints are intact; free space and run the same command to resume"
+        ) from error
     except TetherError as error:
         status = "interrupted" if error.exit_code > 128 else "failed"
         parts.clock.lap("training")

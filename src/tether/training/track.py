@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from tether.records.results import Phase, read_lines
+from tether.records.results import Phase, read_lines, write_lines
 
 
 class Sums:
@@ -80,7 +80,7 @@ class MetricsFile:
     def rewind(self, step: int) -> None:
         """Keep only what the checkpoint of `step` had already seen."""
         kept = [line for line in read_lines(self.path) if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_lines(self.path, kept)
 
     def append(
         self, step: int, epoch: float, phase: Phase, values: Mapping[str, float | int | None]
