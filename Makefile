@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check parity golden test-slow oracle floor format picture clean
+.PHONY: demo test check parity golden test-slow oracle format picture clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -60,13 +60,6 @@ oracle:
 	.venv-oracle/bin/pip install --quiet -c constraints.txt -e ".[test,oracle]"
 	.venv-oracle/bin/python -m pytest -m oracle -n 0
 
-# The oldest versions pyproject.toml allows, in their own environment.
-floor:
-	$(PYTHON) -m venv .venv-floor
-	.venv-floor/bin/pip install --quiet -c constraints-floor.txt "$$(grep '^torch==' constraints-floor.txt)"
-	.venv-floor/bin/pip install --quiet -c constraints-floor.txt -e ".[test]"
-	.venv-floor/bin/python -m pytest
-
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -78,4 +71,4 @@ picture: demo
 	  --screenshot=docs/report.png "file://$(CURDIR)/demo/report.html"
 
 clean:
-	rm -rf $(VENV) .venv-floor demo
+	rm -rf $(VENV) .venv-oracle demo

@@ -51,17 +51,16 @@ def test_resume_equals_the_uninterrupted_run_at_every_step(
     whole = make_config(output_dir=str(tmp_path / "whole"), **options)
     train(whole)
     weights, lines, moments = outcome(tmp_path / "whole")
-    stops = range(1, TOTAL) if variant == "fp32" else (1, 6, 11)
-    for stop in stops:
-        config = make_config(output_dir=str(tmp_path / f"stopped-{stop}"), **options)
+    config = make_config(output_dir=str(tmp_path / "stopped"), **options)
+    for stop in range(1, TOTAL):  # one run, stopped after every single update
         with pytest.raises(Interrupted) as caught:
             train(config, watcher=StopAfter(stop))
         assert caught.value.exit_code == 143
-        train(config)
-        again = outcome(Path(config.output_dir))
-        assert all(torch.equal(weights[name], again[0][name]) for name in weights)
-        assert lines == again[1]
-        assert all(torch.equal(moments[name], again[2][name]) for name in moments)
+    train(config)
+    again = outcome(Path(config.output_dir))
+    assert all(torch.equal(weights[name], again[0][name]) for name in weights)
+    assert lines == again[1]
+    assert all(torch.equal(moments[name], again[2][name]) for name in moments)
 
 
 def test_ctrl_c_saves_within_one_step_and_exits_130(make_config: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words in (["--help"], ["-h"]):
         sys.stdout.write(overview())
         sys.exit(0)
+    # peft asks transformers for a name that transformers is renaming; nothing a user could do about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     try:
         if words[0] == "train" and {"--help", "-h"} & set(words):
             sys.stdout.write(importlib.import_module("tether.cli.train").help_page())

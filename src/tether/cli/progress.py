@@ -20,7 +20,7 @@ class Terminal:
         self._live: Live | None = None
         self._headed = False
         self._since = time.perf_counter()
-        self._tokens = 0
+        self._tokens: int | None = None
         self._first: tuple[int, float] | None = None
 
     def close(self) -> None:
@@ -59,6 +59,8 @@ class Terminal:
         """Print one row of the table."""
         if self._quiet:
             return
+        if line["step"] == 0:
+            self._tokens = 0
         if not self._headed:
             self._console.print(Text(HEAD, style="bold"))
             self._headed = True
@@ -74,7 +76,8 @@ class Terminal:
         rate = ""
         if not prefix:
             now = time.perf_counter()
-            rate = f"{(line['num_tokens'] - self._tokens) / max(now - self._since, 1e-9):.0f}"
+            if self._tokens is not None:
+                rate = f"{(line['num_tokens'] - self._tokens) / max(now - self._since, 1e-9):.0f}"
             self._tokens = line["num_tokens"]
         shown = [f"{value:.4f}" if value is not None else "" for value in cells]
         return f"{where:>9}  {shown[0]:>7} " + " ".join(f"{cell:>8}" for cell in shown[1:]) + f"  {rate:>7}"
@@ -86,8 +89,8 @@ def measured(line: Mapping[str, Any]) -> str:
     if line.get("kl_start") is not None:
         parts.append(f"KL {line['kl_start']:.3f} +- {line['kl_start_se']:.3f}")
     parts.append(f"{line['tokens']:.0f} tokens")
-    if line["end_rate"] < 1:
-        parts.append(f"{line['end_rate']:.0%} ended")
+    if line["cut_share"] > 0:
+        parts.append(f"{line['cut_share']:.0%} cut")
     parts += [
         f"{name[7:]} {value:.3f} +- {line.get('scores_se/' + name[7:], 0):.3f}"
         for name, value in line.items()

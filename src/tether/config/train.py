@@ -61,10 +61,8 @@ class TrainConfig(ObjectiveOptions):
     num_train_epochs: float = knob("Optimiser", "Passes over the data.", 3.0, gt=0)
     max_steps: int = knob("Optimiser", "Updates; overrides epochs when > 0.", -1)
     train_batch_size: int | None = knob("Optimiser", "Pairs per update over all processes.", None, gt=0)
-    per_device_train_batch_size: int = knob("Optimiser", "TRL's spelling of the batch: see next.", 8, gt=0)
-    gradient_accumulation_steps: int = knob(
-        "Optimiser", "Times per-device batch = pairs per update.", 1, gt=0
-    )
+    per_device_train_batch_size: int = knob("Optimiser", "Rows per device, TRL's spelling.", 8, gt=0)
+    gradient_accumulation_steps: int = knob("Optimiser", "Times the above: rows per update.", 1, gt=0)
     learning_rate: float = knob("Optimiser", "Peak learning rate.", 1e-6, ge=0)
     lr_scheduler_type: str = knob(
         "Optimiser", "A Hugging Face schedule: linear, cosine, constant...", "linear"

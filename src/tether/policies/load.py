@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -80,7 +81,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, attention: str | None) ->
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded as a causal LM: {_first_line(error)}") from error
     missing = sorted(report.get("missing_keys", ()))
     if missing:

@@ -4,6 +4,7 @@ After an update of step n: metrics are logged, held-out rows evaluated, samples 
 checkpoint of step n is written, so a resumed run writes the same lines as one that was never stopped.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,9 @@ class Loop:
     best: float | None = None
     best_step: int | None = None
     halved: bool = False
+    seconds: float = 0.0
+    """Training time before the last resume."""
+    began: float = field(default_factory=time.perf_counter)
     measurements: list[Measurement] = field(default_factory=list[Measurement])
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     results: dict[str, float] = field(default_factory=dict[str, float])
@@ -231,15 +235,19 @@ def _explain(loop: Loop, values: Mapping[str, float]) -> None:
     if loop.step == 0 or len(known) < 2 or any("became less likely" in e["text"] for e in loop.events):
         return
     parts = margin_decomposition(known)
-    if parts.both_fell:
+    errors = {name: values.get(f"eval_{name}_se", 0.0) for name in known}
+    # A fall within two standard errors of nothing is nothing: silence beats a false alarm.
+    clear = all(value < -2 * errors[name] for name, value in known.items())
+    if parts.both_fell and clear:
         event(loop, parts.explain())
 
 
 def eval_metrics(scored: Scored, config: TrainConfig, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Return held-out metrics with standard errors over pairs, all prefixed `eval_`."""
     vectors = dict(pair_metrics(scored.inputs, config, dtype=dtype))
-    if all(term.unit == "pairs" for term in scored.output.terms):
-        vectors["loss"] = torch.stack([t.weight * t.values for t in scored.output.terms]).sum(0)
+    terms = scored.output.terms
+    if all(term.unit == "pairs" for term in terms):
+        vectors["loss"] = torch.stack([t.weight * t.values for t in terms]).sum(0)
     result = {"eval_loss": scored.loss}
     for name, vector in vectors.items():
         if vector.numel() == 0:
@@ -277,6 +285,7 @@ def state(loop: Loop) -> dict[str, Any]:
         "best_step": loop.best_step,
         "budget": loop.budget,
         "halved": loop.halved,
+        "seconds": loop.seconds + time.perf_counter() - loop.began,
         "measurements": [m.model_dump(mode="json") for m in loop.measurements],
         "events": loop.events,
         "results": loop.results,
@@ -292,6 +301,7 @@ def restore(loop: Loop, found: checkpoint.Checkpoint) -> None:
     for group, rate in zip(loop.optimizer.param_groups, schedule["_last_lr"], strict=True):
         group["lr"] = rate
     loop.step, loop.tokens, loop.budget = found.step, saved["tokens"], saved["budget"]
+    loop.seconds = saved["seconds"]
     loop.sums, loop.halved = Sums(saved["sums"]), saved["halved"]
     loop.best, loop.best_step = saved["best"], saved["best_step"]
     loop.measurements = [Measurement.model_validate(m) for m in saved["measurements"]]

@@ -70,7 +70,8 @@ def prepare(config: TrainConfig, loaded: Loaded, renderer: Renderer, *, task: st
         "read": preflight.get("read"),
         "used": len(train.groups),
         "eval_used": len(evaluation.groups),
-        "findings": preflight["findings"],
+        # Row ids stay in preflight.json; the record keeps what happened and how often.
+        "findings": [{**finding, "rows": [], "details": []} for finding in preflight["findings"]],
     }
     return Prepared(train, evaluation, preflight, data)
 
@@ -125,6 +126,16 @@ def _encode(
 
 def _finding(kind: str, severity: Any, ids: list[str], text: str) -> Finding:
     return Finding(kind=kind, severity=severity, count=len(ids), rows=tuple(ids), text=text)
+
+
+def left_out(prepared: Prepared) -> str:
+    """Say in one line what became of the rows: read, used, held out, left out, cut."""
+    data = prepared.data
+    read = (data.get("read") or 0) + (prepared.preflight.get("eval_read") or 0)
+    cut = sum(f["count"] for f in data["findings"] if f["kind"].endswith(("completion_cut", "prompt_cut")))
+    lost = read - data["used"] - data["eval_used"]
+    text = f"rows: {read} read, {data['used']} to train on, {data['eval_used']} held out, {lost} left out"
+    return f"{text}, {cut} cut to max_length (preflight.json lists them)" if cut or lost else text
 
 
 def check_ids(groups: Sequence[EncodedGroup], embedding_rows: int) -> None:

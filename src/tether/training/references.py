@@ -7,6 +7,7 @@ from typing import Any
 
 from tether.config.train import TrainConfig
 from tether.errors import ReferenceMismatch
+from tether.generation.measure import same_vocabulary
 from tether.policies.artifact import MANIFEST, read_artifact, write_artifact
 from tether.policies.reference import ReferenceIdentity, ReferenceTable, table_from_columns
 from tether.records.rows import Preference
@@ -36,6 +37,8 @@ class Reference:
     table: ReferenceTable | None
     record: dict[str, Any]
     verified: Verified
+    model: Any = None
+    """The reference as a runnable model of the policy's own token-to-id map, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     description = {"self": "the policy as it is at step 0", "prior": "the policy without the prompt"}.get(
         kind, f"the model in {path}"
     )
-    return Reference(table, _record(table, description), verified)
+    model = scorer[0].model if kind == "model" and same_vocabulary(policy.tokenizer, scorer[2]) else None
+    return Reference(table, _record(table, description), verified, model)
 
 
 def _progress(watcher: Watcher, kind: str) -> Callable[[int, int], None]:
@@ -98,7 +102,7 @@ def _scorer(
     rows: list[Preference],
     groups: list[EncodedGroup],
 ) -> tuple[
-    tuple[Engine, list[EncodedGroup]], ReferenceIdentity, Callable[[], tuple[Engine, list[EncodedGroup]]]
+    tuple[Engine, list[EncodedGroup], Any], ReferenceIdentity, Callable[[], tuple[Engine, list[EncodedGroup]]]
 ]:
     if kind == "model":
         engine, theirs, loaded, tokenizer, stops = open_scorer(path, config, rows)
@@ -120,7 +124,7 @@ def _scorer(
         engine=engine,
         without_prompt=kind == "prior",
     )
-    return (engine, theirs), named, lambda: (engine, theirs[:RESCORED_ROWS])
+    return (engine, theirs, tokenizer), named, lambda: (engine, theirs[:RESCORED_ROWS])
 
 
 def _reuse(folder: Path, named: ReferenceIdentity, keep_tokens: bool) -> ReferenceTable:

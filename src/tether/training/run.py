@@ -45,7 +45,7 @@ from tether.training.loop import Loop, event, finish, restore, run_updates
 from tether.training.optim import make_optimizer, make_schedule
 from tether.training.plan import total_updates
 from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
-from tether.training.prepare import Prepared, check_ids, prepare, read
+from tether.training.prepare import Prepared, check_ids, left_out, prepare, read
 from tether.training.references import Place, Policy, Reference, build_reference
 from tether.training.sampling import Sampler, make_sampler
 from tether.training.score import (
@@ -140,6 +140,7 @@ def _parts(
     loaded = read(config, given.rows, given.eval_rows, task=task_of(config))
     tokenizer, stops = load_texts(config, given.memory)
     prepared = prepare(config, loaded, Renderer(tokenizer, stops), task=task_of(config))
+    watcher.note(left_out(prepared))
     clock.lap("data")
     watcher.stage("loading the model")
     torch.manual_seed(config.seed)
@@ -235,6 +236,7 @@ def _run(parts: Parts) -> RunRecord:
         parts.prepared,
         parts.evaluators,
         folder.path / "checkpoints" / "samples-start.jsonl",
+        reference.model,
     )
     (folder.path / "checkpoints").mkdir(exist_ok=True)
     loop = _loop(parts, engine, reference, sampler, budget)
@@ -351,7 +353,10 @@ def _final(parts: Parts, loop: Loop, status: Literal["finished", "interrupted", 
             "results": loop.results,
             "measurements": tuple(loop.measurements),
             "events": tuple(loop.events),
-            "timing": dict(parts.clock.seconds),
+            "timing": {
+                **parts.clock.seconds,
+                "training": parts.clock.seconds.get("training", 0.0) + loop.seconds,
+            },
             "hardware": {**parts.record.hardware, "peak_memory_mib": peak_memory(device)},
         }
     )

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tether.config.train import TrainConfig
 from tether.generation.measure import measure
+from tether.objectives import needs_reference
 from tether.policies.adapters import has_adapter
 from tether.records.protocols import Evaluator
 from tether.records.results import Measurement, Sample, read_lines, write_lines
@@ -30,10 +31,13 @@ class Sampler:
         rows: Sequence[Preference],
         evaluators: Sequence[Evaluator],
         start_file: Path,
+        reference: Any = None,
     ) -> None:
         self._start_file = start_file
         self._config, self._engine, self._tokenizer, self._stops = config, engine, tokenizer, stops
         self._evaluators = evaluators
+        self._reference = reference
+        self._is_start = needs_reference(config) and config.reference == "self"
         renderer = Renderer(tokenizer, stops)
         self._prompts: list[Content] = [row.prompt for row in rows]
         self._ids = [renderer.prompt_ids(row.prompt, row.tools, row.template_arguments) for row in rows]
@@ -53,7 +57,7 @@ class Sampler:
                 model,
                 start=self._start,
                 start_context=model.disable_adapter if self._start is None else None,
-                reference=None,
+                reference=self._reference,
                 prompts=self._prompts,
                 prompt_ids=self._ids,
                 tokenizer=self._tokenizer,
@@ -69,7 +73,7 @@ class Sampler:
             self.first = rows
             write_lines(self._start_file, rows)
         self.last = rows
-        if self._config.reference == "self":
+        if self._is_start:
             return measurement.model_copy(
                 update={"kl_reference": measurement.kl_start, "kl_reference_se": measurement.kl_start_se}
             )
@@ -110,9 +114,14 @@ def make_sampler(
     prepared: Prepared,
     evaluators: Sequence[Evaluator],
     start_file: Path,
+    reference: Any = None,
 ) -> Sampler | None:
     """Return a sampler over distinct held-out prompts (training prompts where none are held out), or None."""
     rows = prepared.held_out.rows or prepared.train.rows
     distinct = {canonical_json(row.prompt): row for row in rows}
     chosen = list(distinct.values())[: config.measure_prompts]
-    return Sampler(config, engine, tokenizer, stops, chosen, evaluators, start_file) if chosen else None
+    return (
+        Sampler(config, engine, tokenizer, stops, chosen, evaluators, start_file, reference)
+        if chosen
+        else None
+    )
