@@ -228,7 +228,9 @@ def test_sigkill_at_random_moments_resumes_to_the_same_weights(words: Words, tmp
 def test_a_signal_saves_and_ends_with_its_code(number: int, code: int, words: Words, tmp_path: Path) -> None:
     def long(folder: Path) -> list[str]:
         # Long enough that no machine is done before the signal comes.
-        return [*words(folder), "--max-steps", "300", "--save-strategy", "no"]
+        given = words(folder)
+        given[given.index("--max-steps") + 1] = "300"
+        return [*given, "--save-strategy", "no"]
 
     tether(long(tmp_path / "whole"))
     folder = tmp_path / "stopped"

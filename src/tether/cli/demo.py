@@ -11,15 +11,14 @@ WORLD = "sentiment"
 OPTIONS: dict[str, Any] = {
     "beta": 0.1,
     "learning_rate": 5e-4,
-    "num_train_epochs": 1,
-    "train_batch_size": 16,
-    "lr_scheduler_type": "cosine",
-    "warmup_ratio": 0.1,
-    "logging_steps": 4,
+    "num_train_epochs": 2,
+    "train_batch_size": 32,
+    "warmup_steps": 9,
+    "logging_steps": 21,
     "eval_strategy": "steps",
-    "eval_steps": 12,
-    "measure_prompts": 48,
-    "kl_max_new_tokens": 64,
+    "eval_steps": 42,
+    "measure_prompts": 64,
+    "kl_max_new_tokens": 80,
     "max_length": 256,
     "save_total_limit": 1,
 }
@@ -29,7 +28,7 @@ OPTIONS: dict[str, Any] = {
 def demo(
     *,
     output_dir: Annotated[Path, Parameter(help="Folder for the world, the run and the page.")] = Path("demo"),
-    pairs: Annotated[int, Parameter(help="Preference pairs to draw.")] = 640,
+    pairs: Annotated[int, Parameter(help="Preference pairs to draw.")] = 2000,
     json: Annotated[bool, Parameter(help="Print the run record as JSON.", negative="")] = False,
 ) -> int:
     """Make a readable world, tune its base model by DPO, and write DIR/report.html."""
@@ -43,7 +42,7 @@ def demo(
     try:
         if not (world / "world.json").is_file():
             terminal.stage(f"making the {WORLD} world")
-            WORLDS[WORLD].make(world, pairs=pairs, eval_pairs=96, prompts=64, seed=0)
+            WORLDS[WORLD].make(world, pairs=pairs, eval_pairs=200, prompts=64, seed=0)
         record = api.train(
             world / "model",
             world / "train.jsonl",
