@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.training.conftest import rows
-from tether.errors import GuardStop, ModelError, ReferenceMismatch, TetherError
+from tether.errors import DataError, GuardStop, ModelError, ReferenceMismatch, TetherError
+from tether.objectives import needs_reference
 from tether.records.results import read_lines, read_run
 from tether.training import loop as loop_module
 from tether.training.policy import IN_MEMORY, InMemory
@@ -108,10 +109,26 @@ def test_disabling_dropout_reaches_modules_and_functional_attention() -> None:
 @pytest.mark.parametrize("budget", [40, 97, 100_000])
 @pytest.mark.parametrize("layout", ["padded", "shared", "packed"])
 @pytest.mark.parametrize(
-    "loss_type", ["sigmoid", "ipo", "sigmoid_norm", "simpo", "orpo", "cpo", "sft", "unlikelihood", "aot"]
+    "loss_type",
+    [
+        "sigmoid",
+        "robust",
+        "ipo",
+        "hinge",
+        "apo_zero",
+        "apo_down",
+        "sigmoid_norm",
+        "simpo",
+        "orpo",
+        "cpo",
+        "sft",
+        "unlikelihood",
+        "aot",
+        ("sigmoid", "sft"),
+    ],
 )
 def test_the_gradient_does_not_depend_on_how_an_update_is_cut(
-    loss_type: str, layout: str, budget: int, make_config: Make
+    loss_type: str | tuple[str, ...], layout: str, budget: int, make_config: Make
 ) -> None:
     """10 pairs as one batch, as 4,4,2-like cuts, and one by one."""
     from contextlib import nullcontext
@@ -136,7 +153,7 @@ def test_the_gradient_does_not_depend_on_how_an_update_is_cut(
     ]
     batch = collate(groups)
     config = make_config(loss_type=loss_type, reference="self" if loss_type not in ("simpo",) else "none")
-    table = _shifted_table(batch) if loss_type in ("sigmoid", "ipo", "sigmoid_norm", "aot") else None
+    table = _shifted_table(batch) if needs_reference(config) else None
 
     def gradient(layout: str, budget: int) -> tuple[torch.Tensor, float]:
         model.zero_grad(set_to_none=True)
@@ -272,6 +289,37 @@ def test_an_artifact_is_refused_when_it_is_not_what_it_says(
     save_file(tensors, model_folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ReferenceMismatch, match="weights is"):
         train(make_config(reference=f"artifact:{tmp_path / 'ref2'}"))
+
+
+def test_kl_to_a_runnable_reference_is_measured_apart_from_the_start(
+    make_config: Make, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    tiny_model("llama", seed=9).save_pretrained(other)
+    tiny_tokenizer(chat=False).save_pretrained(other)
+    options = {"max_steps": 1, "measure_prompts": 2, "kl_max_new_tokens": 5}
+    record = train(make_config(reference=f"model:{other}", **options))
+    start = record.measurements[0]
+    assert start.kl_start == 0.0 and start.kl_reference is not None and start.kl_reference > 0.1
+    sft = train(make_config(loss_type="sft", output_dir=str(tmp_path / "sft"), **options))
+    assert sft.measurements[0].kl_reference is None
+
+
+def test_when_every_row_is_left_out_the_reasons_are_said(make_config: Make) -> None:
+    with pytest.raises(DataError, match="24 train_prompt_too_long") as caught:
+        train(make_config(max_length=3))
+    assert caught.value.exit_code == 3
+
+
+def test_a_run_repeats_from_its_own_config(make_config: Make, tmp_path: Path) -> None:
+    from tether.config.parse import build, read_yaml
+    from tether.config.train import TrainConfig
+
+    config = make_config(max_steps=2)
+    first = train(config)
+    values = read_yaml(Path(config.output_dir) / "config.yaml")
+    again = train(build(TrainConfig, values, overrides={"output_dir": str(tmp_path / "again")}))
+    assert again.results == first.results
 
 
 def test_columns_are_used_as_given_and_missing_ones_refused(make_config: Make, tmp_path: Path) -> None:

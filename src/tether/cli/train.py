@@ -46,7 +46,9 @@ def train(
             print_json(planned)
         else:
             print_table(
-                "", ["", "planned"], [[name.replace("_", " "), value] for name, value in planned.items()]
+                "",
+                ["", "planned"],
+                [[name.replace("_mib", ", MiB").replace("_", " "), value] for name, value in planned.items()],
             )
         return 0
     terminal = Terminal(quiet=quiet or json)

@@ -1,6 +1,7 @@
 """What training leaves: an ordinary Hugging Face folder, or a PEFT adapter that names its base."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, 
         write_json(temporary / BASE_RECORD, {"weights": base_weights})
         _absolute_base(temporary / "adapter_config.json")
     (temporary / "README.md").unlink(missing_ok=True)
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in temporary.iterdir():
+        path.chmod(0o666 & ~mask)  # safetensors makes files only their owner can read
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
 
