@@ -140,7 +140,6 @@ def _parts(
     loaded = read(config, given.rows, given.eval_rows, task=task_of(config))
     tokenizer, stops = load_texts(config, given.memory)
     prepared = prepare(config, loaded, Renderer(tokenizer, stops), task=task_of(config))
-    watcher.note(left_out(prepared))
     clock.lap("data")
     watcher.stage("loading the model")
     torch.manual_seed(config.seed)
@@ -199,6 +198,7 @@ def _same_run(parts: Parts) -> RunRecord:
 
 def _run(parts: Parts) -> RunRecord:
     config, folder = parts.config, parts.folder
+    parts.watcher.note(left_out(parts.prepared))
     device = device_of(config.device)
     budget = config.max_tokens_per_microbatch or default_budget(device)
     layout = layout_for(parts.policy.model, config.layout, parts.prepared.train.groups)
