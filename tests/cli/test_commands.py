@@ -242,7 +242,7 @@ def test_plan_prints_the_cost_and_makes_no_folder(files: Path, tmp_path: Path, c
     assert (document["rows"], document["updates"], document["updates_per_epoch"]) == (8, 2, 2)
     assert not (tmp_path / "run").exists()
     code, out, _ = call(*train_words(files, tmp_path / "run"), "--plan")
-    assert code == 0 and "peak mib" in out
+    assert code == 0 and "peak, MiB" in out
 
 
 def test_options_win_over_yaml_and_the_resolved_config_repeats_the_run(
