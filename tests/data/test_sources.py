@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tether.data import jsontext, raw
 from tether.data.checks import load
-from tether.data.sources import READERS, expand, file_digest, iter_raw, labels
+from tether.data.sources import READERS, expand, iter_raw, labels
 from tether.errors import DataError
+from tether.records.results import file_digest
 
 ODD = [
     "NA",

@@ -12,8 +12,9 @@ from tether.data.formats import Format, RowProblem, detect, parse, reads_as, unu
 from tether.data.prompts import HUMAN, prompt_text
 from tether.data.raw import BadRow, RawRow, checked_value
 from tether.data.report import DataReport, FileReport, Ledger, length_numbers
-from tether.data.sources import expand, file_digest, iter_raw, labels
+from tether.data.sources import expand, iter_raw, labels
 from tether.errors import DataError
+from tether.records.results import file_digest
 from tether.records.rows import Completion, Content, Origin, Preference, text_key
 
 Spec = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]

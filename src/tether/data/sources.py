@@ -6,7 +6,6 @@ not pay for Arrow (about 0.3 s).
 
 import difflib
 import glob
-import hashlib
 import importlib
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from tether.data.raw import RawRow
 from tether.errors import DataError
 
-__all__ = ["READERS", "RawRow", "expand", "file_digest", "iter_raw", "labels"]
+__all__ = ["READERS", "RawRow", "expand", "iter_raw", "labels"]
 
 READERS = {
     ".jsonl": "tether.data.jsontext:read_lines",
@@ -133,9 +132,3 @@ def iter_raw(path: Path, name: str | None = None) -> Iterator[RawRow]:
     module, function = READERS[suffix].split(":")
     # By import string (see the head of this file); the targets are checked by a test.
     yield from getattr(importlib.import_module(module), function)(path, name or path.name)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

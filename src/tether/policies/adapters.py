@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from tether.config.train import TrainConfig
@@ -50,11 +49,6 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def adapter_modules(model: nn.Module) -> list[str]:
-    """Return the names of the modules an adapter changes."""
-    return [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-
-
 def disable_dropout(model: nn.Module, *, keep_adapter: bool) -> int:
     """Turn off every dropout: modules, and the probabilities functional attention dropout reads.
 
@@ -72,8 +66,3 @@ def disable_dropout(model: nn.Module, *, keep_adapter: bool) -> int:
                 setattr(module, field, 0.0)
                 changed += 1
     return changed
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors a checkpoint must hold: the trainable ones (an adapter's base is only named)."""
-    return {name: parameter.detach() for name, parameter in trainable(model).items()}

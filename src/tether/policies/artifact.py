@@ -1,6 +1,5 @@
 """A reference on disk: `table.parquet` (key, sum, count, tokens) and `manifest.json` (identity, digest)."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tether.errors import ReferenceMismatch
 from tether.policies.reference import SCORING_VERSION, ReferenceIdentity, ReferenceTable, Score
-from tether.records.results import write_json
+from tether.records.results import file_digest, write_json
 
 TABLE, MANIFEST = "table.parquet", "manifest.json"
 _ROWS_PER_GROUP = 50_000
@@ -45,7 +44,7 @@ def write_artifact(folder: Path, table: ReferenceTable, *, source: dict[str, Any
             "scored": dict(table.identity.scored),
             "computed": dict(table.identity.computed),
             "source": source,
-            "digest": _digest(folder / TABLE),
+            "digest": file_digest(folder / TABLE),
         },
     )
 
@@ -96,7 +95,7 @@ def read_artifact(folder: Path) -> tuple[ReferenceTable, dict[str, Any]]:
     """
     manifest = read_manifest(folder)
     path = folder / TABLE
-    if not path.is_file() or _digest(path) != manifest["digest"]:
+    if not path.is_file() or file_digest(path) != manifest["digest"]:
         raise ReferenceMismatch(f"{path}: missing or changed since it was written; score the data again")
     identity = ReferenceIdentity(manifest["kind"], manifest["scored"], manifest["computed"])
     scores: dict[str, Score] = {}
@@ -105,8 +104,3 @@ def read_artifact(folder: Path) -> tuple[ReferenceTable, dict[str, Any]]:
             tokens = None if row["tokens"] is None else tuple(row["tokens"])
             scores[row["key"]] = Score(row["sum"], row["count"], tokens)
     return ReferenceTable(identity, scores), manifest
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,6 +6,7 @@ samples.jsonl   one `Sample` per line: the same prompt answered before and after
 preflight.json  what `tether check` found
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -114,6 +115,12 @@ class RunRecord(Record):
     timing: dict[str, float] = Field(default_factory=dict)
     """Seconds per stage."""
     world: dict[str, Any] | None = None
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -146,6 +146,3 @@ class LossOutput:
     chosen: Float[Tensor, " P"]
     """What the objective treats as the chosen completion's score (`objective/chosen`)."""
     rejected: Float[Tensor, " P"]
-
-
-PerTokenMask = Bool[Tensor, " T"]

@@ -8,7 +8,6 @@ checkpoints/step-N/
     complete.json          sha256 of every file above; written last, so a folder without it is none
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from tether.errors import CheckpointError, ResourceError
 from tether.policies.adapters import trainable
-from tether.records.results import write_json
+from tether.records.results import file_digest, write_json
 
 MARKER = "complete.json"
 
@@ -56,7 +55,7 @@ def save(
         _save(temporary / "optimizer.safetensors", dict(_moments(optimizer, names)))
         _save(temporary / "random.safetensors", random_state())
         write_json(temporary / "state.json", {"step": step, **state})
-        digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / MARKER, {"files": digests})
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
@@ -184,7 +183,7 @@ def verify(path: Path) -> str | None:
     try:
         files: dict[str, str] = json.loads((path / MARKER).read_text())["files"]
         for name, digest in files.items():
-            if _digest(path / name) != digest:
+            if file_digest(path / name) != digest:
                 return f"{path / name}: damaged (its sha256 is not the one saved)"
         load_file(path / "random.safetensors")
     except FileNotFoundError as error:
@@ -192,11 +191,6 @@ def verify(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         return f"{path}: unreadable ({error})"
     return None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def rotate(folder: Path, limit: int | None, *, keep: int | None) -> None:
