@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check parity golden test-slow oracle format picture clean
+.PHONY: demo test check parity golden test-slow oracle serve format picture clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,14 @@ oracle:
 	.venv-oracle/bin/pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	.venv-oracle/bin/pip install --quiet -c constraints.txt -e ".[test,oracle]"
 	.venv-oracle/bin/python -m pytest -m oracle -n 0
+
+# A real OpenAI-compatible server (`transformers serve`) with a tiny model, on the loopback address.
+$(VENV)/.installed-serve: $(VENV)/.installed-test
+	$(PIP) -e ".[test,serve]"
+	touch $@
+
+serve: $(VENV)/.installed-serve
+	$(BIN)/python -m pytest -m serve -n 0
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("openai", reason="the judge extra is not installed")
 
-from tests.judging.stub_server import Stub, completion, serving
+from tests.servers import Stub, asked, completion, serving
 from tether.judging.judges import Question
 from tether.judging.pairwise import Cache, Pair, judge_pairs
 from tether.judging.server import ServerJudge
@@ -13,8 +13,8 @@ from tether.judging.server import ServerJudge
 QUESTION = Question("2 + 2?", "4", "5")
 
 
-def _first_is_four(content: str) -> dict:
-    found = re.search(r"=== answer A \w+ ===\n(.*)\n===", content)
+def _first_is_four(body: dict) -> dict:
+    found = re.search(r"=== answer A \w+ ===\n(.*)\n===", asked(body))
     good = found is not None and found.group(1) == "4"
     return completion({"A": 0.8, "B": 0.1, "C": 0.1} if good else {"A": 0.1, " B": 0.7}, "A" if good else "B")
 
