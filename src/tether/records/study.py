@@ -58,7 +58,8 @@ class CellMeasures(Record):
     """`summary.json`: one model on held-out rows and on its own samples; SE over prompts, None with one.
 
     Log-probs are nats. Log-ratios are against the start model, so that they mean the same whatever the
-    reference; the implicit reward is the objective's own, beta x log(policy / reference), with reference 0 for `none`.
+    reference. The implicit reward is the objective's own, beta x log(policy / reference); for reference
+    `none` the latter is 0.
     """
 
     schema_version: int = SCHEMA
