@@ -111,6 +111,32 @@ def measure(
     return summarise(samples, step), samples
 
 
+def measure_dials(
+    policy: Any,
+    values: Sequence[float],
+    *,
+    start: Any = None,
+    start_context: Context | None = None,
+    **options: Any,
+) -> list[tuple[Measurement, list[MeasuredSample]]]:
+    """Measure what a dial between the start model and the policy gives, value by value.
+
+    At `value` the samples, their entropy, `logprob` and KL(. || start) are those of the dialled distribution
+    policy^value * start^(1 - value), token by token. All values share prompts and noise, so differences
+    between them are paired. `start` and `start_context` name the start model as in `measure`, whose other
+    options `options` are; its vocabulary must be the policy's (`same_vocabulary`).
+
+    Raises:
+        UsageError: neither start nor start_context, or a dial out of range.
+
+    """
+    source = _source(policy, start, start_context)
+    if source is None:
+        raise UsageError("measuring dials needs the model the dial turns to: start or start_context")
+    given = {**options, "start": start, "start_context": start_context}
+    return [measure(policy, dial=Dial(value, source), **given) for value in values]
+
+
 def _source(policy: Any, model: Any, context: Context | None) -> Source | None:
     if model is None and context is None:
         return None

@@ -6,6 +6,7 @@ from typing import Any
 from tether.errors import DataError
 from tether.records.rows import Content
 from tether.worlds import recipe
+from tether.worlds.dial import DialGap, dial_gap
 from tether.worlds.exact import Conditionals, Exact, Optimum, conditionals, exact, optimum
 from tether.worlds.language import Language
 from tether.worlds.recipe import Schedule, Shape
@@ -95,6 +96,10 @@ class Enumerable(World):
     def optimum(self, reference: Conditionals, beta: float) -> Optimum:
         """Return the exact optimum at this beta."""
         return optimum(reference, self.language, beta)
+
+    def dial_gap(self, policy: Conditionals, reference: Conditionals, value: float) -> DialGap:
+        """Return what dialling token by token gives beside the same law over whole completions."""
+        return dial_gap(policy, reference, self.language, value)
 
 
 def _weather(number: int, illegal: float, topic: float, utility: float, text: str) -> Enumerable:
