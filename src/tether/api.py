@@ -20,6 +20,7 @@ from tether.data.checks import DataReport, load
 from tether.errors import UsageError
 from tether.generation.sample import GenerateRecord
 from tether.generation.sample import generate as generate_answers
+from tether.objectives import needs_mismatched
 from tether.policies.load import config_summary
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord
@@ -117,7 +118,13 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     """Plan a run without loading weights: updates, tokens, expected peak memory, token budget."""
     loaded = read(config, None, None, task=task_of(config))
     tokenizer, stops = load_texts(config, None)
-    prepared = prepare(config, loaded, Renderer(tokenizer, stops), task=task_of(config))
+    prepared = prepare(
+        config,
+        loaded,
+        Renderer(tokenizer, stops),
+        task=task_of(config),
+        mismatched=needs_mismatched(config),
+    )
     model = model_on_meta(config_summary(Path(config.model_name_or_path)))
     budget = config.max_tokens_per_microbatch or default_budget(device_of(config.device))
     return asdict(plan_run(config, model, prepared.train.groups, budget=budget))

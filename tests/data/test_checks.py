@@ -198,7 +198,31 @@ def test_ties_are_dropped_or_kept_at_one_half() -> None:
     assert [row.probability for row in soft.rows] == [0.5, 1.0]
     assert finding(soft, "ties_kept").rows == ("rows row 0",)
     ranking = {"prompt": "p", "completions": ["x", "y", "z"], "scores": [1, 1, 0]}
-    assert kinds(load([ranking], ties="soft")) == {"tied": 1}
+    assert kinds(load([{**ranking, "scores": [1, 1, 1]}], ties="soft")) == {"tied": 1}
+
+
+def test_of_equally_good_answers_of_a_ranking_the_first_stays_and_the_others_are_counted() -> None:
+    ranking = {"prompt": "p", "completions": list("vwxyz"), "scores": [1, 3, 2, 3, 1]}
+    loaded = load([ranking], task="list")
+    assert [(c.role, c.content) for c in loaded.rows[0].completions] == [
+        ("rank-0", "w"),
+        ("rank-1", "x"),
+        ("rank-2", "v"),
+    ]
+    assert finding(loaded, "tied_answers").details == ("2 of 5 answers",)
+
+
+def test_unpaired_training_takes_pairs_apart_and_lists_take_them_whole() -> None:
+    rows = [pair("a"), {"prompt": "p", "completion": "c", "label": False}]
+    single = load(rows, task="unpaired")
+    assert [row.completions[0].role for row in single.rows] == ["desirable", "undesirable", "undesirable"]
+    assert (single.report.read, single.report.used) == (2, 2)
+    assert finding(single, "pair_split").count == 1
+    listed = load(rows, task="list")
+    assert [c.role for c in listed.rows[0].completions] == ["rank-0", "rank-1"]
+    assert finding(listed, "wrong_task").rows == ("rows row 1",)
+    ranking = {"prompt": "p", "completions": ["x", "y", "z"], "scores": [3, 2, 1]}
+    assert finding(load([ranking, *rows], task="unpaired"), "wrong_task").rows == ("rows row 0",)
 
 
 def test_lengths_are_characters_of_what_is_said() -> None:

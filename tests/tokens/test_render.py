@@ -368,8 +368,12 @@ def test_chunks_change_nothing():
 def test_encoding_each_row_goes_on_after_a_refused_one():
     refused: list[str] = []
     rows = [row("a", " b"), row((), " b", index=1), row("c\ud800", " d", index=2), row("e", " f", index=3)]
-    groups = list(renderer(CHAT).encode_each(rows, lambda example, error: refused.append(str(error))))
-    assert [group.row_id for group in groups] == ["rows.jsonl:1", "rows.jsonl:4"]
+    encoded = list(renderer(CHAT).encode_each(rows, lambda example, error: refused.append(str(error))))
+    assert [(example, group.row_id) for example, group in encoded] == [
+        (rows[0], rows[0].row_id),
+        (rows[3], rows[3].row_id),
+    ]
+    assert [group.row_id for _, group in encoded] == ["rows.jsonl:1", "rows.jsonl:4"]
     assert [message.split(": ")[0] for message in refused] == ["rows.jsonl:2", "rows.jsonl:3"]
 
 

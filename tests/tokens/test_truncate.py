@@ -12,7 +12,7 @@ from tests.tokens.variants import CHATML, assistant, chat_tokenizer, renderer, r
 from tether.errors import UsageError
 from tether.records.rows import Completion, Content, Preference
 from tether.tokens.render import Renderer
-from tether.tokens.truncate import CUTS, Mode, Truncated, truncate, truncate_all
+from tether.tokens.truncate import CUTS, Mode, Truncated, truncate, truncate_each
 
 TOKENIZER = tiny_tokenizer(chat=False)
 PLAIN = renderer(TOKENIZER)
@@ -201,9 +201,15 @@ def test_nothing_is_ever_longer_than_the_limit(
 
 
 def test_truncating_all_equals_truncating_each():
+    refused: list[str] = []
     rows = [row("Human: hi", LONG[: 3 * index] or " x", " n", index=index) for index in range(25)]
-    together = truncate_all(rows, PLAIN, max_length=18, mode="keep_start")
-    assert together == [cut(example, 18) for example in rows]
+    rows[7] = replace(rows[7], prompt="half a pair \ud800")
+    together = list(
+        truncate_each(rows, PLAIN, lambda r, _: refused.append(r.row_id), max_length=18, mode="keep_start")
+    )
+    kept = [example for example in rows if example is not rows[7]]
+    assert together == [(example, cut(example, 18)) for example in kept]
+    assert refused == [rows[7].row_id]
 
 
 def test_single_completions_are_cut_too():

@@ -124,6 +124,9 @@ def test_disabling_dropout_reaches_modules_and_functional_attention() -> None:
         "sft",
         "unlikelihood",
         "aot",
+        "kto",
+        "bco",
+        "plackett_luce",
         ("sigmoid", "sft"),
     ],
 )
@@ -134,24 +137,11 @@ def test_the_gradient_does_not_depend_on_how_an_update_is_cut(
     from contextlib import nullcontext
 
     from tether.policies.adapters import trainable
-    from tether.records.rows import Completion, Origin, Preference
     from tether.tokens.collate import collate
-    from tether.tokens.render import Renderer
     from tether.training.steps import Engine, update_gradient
 
-    model, tokenizer = tiny_model("llama"), tiny_tokenizer(chat=False)
-    renderer = Renderer(tokenizer, frozenset([1]))
-    groups = [
-        renderer.encode(
-            Preference(
-                Origin("rows", i),
-                row["prompt"],
-                (Completion("chosen", row["chosen"]), Completion("rejected", row["rejected"])),
-            )
-        )
-        for i, row in enumerate(rows(10))
-    ]
-    batch = collate(groups)
+    model = tiny_model("llama")
+    batch = collate(_encoded(make_config(loss_type=loss_type)))
     config = make_config(loss_type=loss_type, reference="self" if loss_type not in ("simpo",) else "none")
     table = _shifted_table(batch) if needs_reference(config) else None
 
@@ -167,6 +157,33 @@ def test_the_gradient_does_not_depend_on_how_an_update_is_cut(
     cut, cut_loss = gradient(layout, budget)
     assert cut_loss == pytest.approx(loss, abs=1e-5, rel=1e-5)
     assert float((cut - oracle).norm() / oracle.norm()) <= 1e-5
+
+
+def _encoded(config: Any) -> list[Any]:
+    """10 pairs in the form an objective reads them, as ids."""
+    from tether.data.tasks import fit_task, unpair
+    from tether.records.rows import Completion, Origin, Preference
+    from tether.tokens.mismatch import add_mismatched
+    from tether.tokens.render import Renderer
+    from tether.training.run import task_of
+
+    renderer, task = Renderer(tiny_tokenizer(chat=False), frozenset([1])), task_of(config)
+    pairs = [
+        Preference(
+            Origin("rows", i),
+            row["prompt"],
+            (Completion("chosen", row["chosen"]), Completion("rejected", row["rejected"])),
+        )
+        for i, row in enumerate(rows(10))
+    ]
+    if task == "sft":
+        return renderer.encode_all(pairs)
+    fitted = [fit_task(pair, task)[0] for pair in pairs]
+    if task != "unpaired":
+        return renderer.encode_all(fitted)
+    single = [part for pair in fitted for part in unpair(pair)]
+    groups = renderer.encode_all(single)
+    return add_mismatched(single, groups, renderer, None).groups if config.loss_type == ("kto",) else groups
 
 
 def _shifted_table(batch: Any) -> Any:

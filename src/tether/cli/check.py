@@ -20,7 +20,7 @@ def check(
     /,
     *,
     eval_data: Annotated[list[str] | None, Parameter(negative="")] = None,
-    task: Literal["any", "preference", "sft"] = "any",
+    task: Literal["any", "preference", "sft", "unpaired", "list"] = "any",
     ties: Literal["drop", "soft"] = "drop",
     model: str | None = None,
     max_length: int = 1024,
@@ -38,7 +38,8 @@ def check(
     eval_data
         Held-out rows; rows and prompts they share with the training rows are listed.
     task
-        What the rows are for: preference needs pairs, sft needs one answer, any keeps rows as they are.
+        What the rows are for: preference needs pairs, sft one answer, unpaired marked answers,
+        list rankings; any keeps rows as they are.
     ties
         Pairs with equal scores: drop them, or keep them at probability one half (soft).
     model

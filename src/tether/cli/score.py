@@ -20,6 +20,7 @@ def score(
         bool, Parameter(help="Score p(completion): RefDPO's prior.", negative="")
     ] = False,
     token_values: Annotated[bool, Parameter(help="Keep per-token values too.", negative="")] = False,
+    mismatched: Annotated[bool, Parameter(help="Also score what kto compares with.", negative="")] = False,
     max_length: Annotated[int, Parameter(help="Tokens of prompt + completion, as in training.")] = 1024,
     truncation_mode: Annotated[
         Literal["keep_start", "keep_end", "drop"], Parameter(help="What goes when a row is too long.")
@@ -45,6 +46,7 @@ def score(
             policy=policy,
             without_prompt=without_prompt,
             token_values=token_values,
+            mismatched=mismatched,
             max_length=max_length,
             truncation_mode=truncation_mode,
             device=device,

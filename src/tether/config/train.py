@@ -30,6 +30,9 @@ class TrainConfig(ObjectiveOptions):
     eval_fraction: float = knob(
         "Data", "Share of prompts held out. When no eval data is given.", 0.0, ge=0, lt=1
     )
+    ties: Literal["drop", "soft"] = knob(
+        "Data", "Pairs with equal scores: left out, or kept at probability one half.", "drop"
+    )
     max_length: int | None = knob("Data", "Tokens of prompt + completion; longer is cut.", 1024, gt=1)
     truncation_mode: Literal["keep_start", "keep_end", "drop"] = knob(
         "Data", "What goes when a row is too long: the end, the prompt's start, the row.", "keep_start"

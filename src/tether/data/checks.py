@@ -13,15 +13,13 @@ from tether.data.prompts import HUMAN, prompt_text
 from tether.data.raw import BadRow, RawRow, checked_value
 from tether.data.report import DataReport, FileReport, Ledger, length_numbers
 from tether.data.sources import expand, iter_raw, labels
+from tether.data.tasks import Task, Ties, fit_task, is_tied, unpair, without_tied
 from tether.errors import DataError
 from tether.records.results import file_digest
 from tether.records.rows import Completion, Content, Origin, Preference, text_key
 
 Spec = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]
 """A file, folder or glob, several of them, or rows in memory."""
-
-Task = Literal["preference", "sft", "any"]
-Ties = Literal["drop", "soft"]
 
 SAMPLE = 1000
 """Rows of a file that vote on its format."""
@@ -79,8 +77,9 @@ def load(
     """Read, check and count rows.
 
     `task` is what the rows are for: `preference` needs pairs (of a ranking it takes the best and the worst),
-    `sft` needs one answer (of a pair it takes the better one), `any` keeps rows as they are. `ties` says what
-    happens to pairs with equal scores.
+    `sft` needs one answer (of a pair it takes the better one), `unpaired` needs answers marked desirable or
+    not (a pair gives one of each), `list` needs rankings (a pair is one of two), `any` keeps rows as they
+    are. `ties` says what happens to pairs with equal scores.
 
     Raises:
         DataError: nothing is there, a whole file is refused, or its columns fit no known format.
@@ -105,9 +104,9 @@ def load(
         task=task,
         files=tuple(files),
         read=sum(file.read for file in files if file.split == "train"),
-        used=len(rows["train"]),
+        used=sum(file.used for file in files if file.split == "train"),
         eval_read=sum(file.read for file in files if file.split == "eval"),
-        eval_used=len(rows["eval"]),
+        eval_used=sum(file.used for file in files if file.split == "eval"),
         findings=ledger.findings(),
         numbers=length_numbers(rows["train"]),
     )
@@ -166,13 +165,14 @@ class _Reader:
             format_ = detect(values) if values else None
         except DataError as error:
             raise DataError(f"{source.path or name}: {error}") from None
-        read = 0
+        read = used = 0
         kept: list[Preference] = []
         for raw in itertools.chain(sample, raws):
             read += 1
             row = self._row(format_, raw)
             if row is not None:
-                kept.append(row)
+                used += 1
+                kept += unpair(row) if self.task == "unpaired" else [row]
         if not read:
             self.ledger.add("empty_file", name)
         return kept, FileReport(
@@ -181,7 +181,7 @@ class _Reader:
             split=source.split,
             format=format_.name if format_ else "none",
             read=read,
-            used=len(kept),
+            used=used,
             ignored_columns=tuple(unused_columns(format_, values)) if format_ else (),
         )
 
@@ -205,6 +205,8 @@ class _Reader:
         used = self._tie(used)
         if used is not None:
             note_oddities(used, self.ledger)
+            if self.task == "unpaired" and used.role("chosen") is not None:
+                self.ledger.add("pair_split", row_id)
         return used
 
     def _tie(self, row: Preference) -> Preference | None:
@@ -213,28 +215,12 @@ class _Reader:
         if self.ties == "soft" and row.role("chosen") is not None:
             self.ledger.add("ties_kept", row.row_id)
             return replace(row, probability=0.5)
+        if row.completions[0].role == "rank-0" and (kept := without_tied(row)) is not None:
+            left = len(row.completions) - len(kept.completions)
+            self.ledger.add("tied_answers", row.row_id, f"{left} of {len(row.completions)} answers")
+            return kept
         self.ledger.add("tied", row.row_id)
         return None
-
-
-def fit_task(row: Preference, task: Task) -> tuple[Preference, str]:
-    """Return the row in the form a task trains on, and the kind of note that change deserves (or nothing).
-
-    Raises:
-        RowProblem: it has no answers of that kind (`wrong_task`).
-
-    """
-    first = row.completions[0]
-    if task == "preference" and row.role("chosen") is None:
-        if first.role != "rank-0":
-            raise RowProblem("row", f"has a {first.role} answer, must have chosen and rejected", "wrong_task")
-        ends = (replace(first, role="chosen"), replace(row.completions[-1], role="rejected"))
-        return replace(row, completions=ends), "best_and_worst"
-    if task == "sft" and first.role != "completion":
-        if first.role == "undesirable":
-            raise RowProblem("row", "has only an undesirable answer, which is not imitated", "wrong_task")
-        return replace(row, completions=(replace(first, role="completion"),)), "best_only"
-    return row, ""
 
 
 def must_be_usable(row: Preference) -> None:
@@ -271,12 +257,6 @@ def said(content: Content) -> str:
             calls = message.get("tool_calls")
             parts.append((message.get("content") or "") + (json.dumps(calls) if calls else ""))
     return "".join(parts)
-
-
-def is_tied(row: Preference) -> bool:
-    """Tell whether two answers of a row have equal scores."""
-    scores = [completion.score for completion in row.completions if completion.score is not None]
-    return len(set(scores)) < len(scores)
 
 
 def note_oddities(row: Preference, ledger: Ledger) -> None:

@@ -44,8 +44,13 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "warning",
         "its answer goes on with another Human: turn, trained as if the model said it",
     ),
+    "tied_answers": (
+        "note",
+        "ranks answers with equal scores; the first of each stays, the others are left out",
+    ),
     "ties_kept": ("note", "has equal scores; kept at probability one half"),
     "best_and_worst": ("note", "is a ranking; its best and worst answers make the pair"),
+    "pair_split": ("note", "is a pair; its chosen answer is desirable, its rejected one is not"),
     "best_only": ("note", "is feedback; its better (or desirable) answer is imitated, nothing else is used"),
     "weight": ("note", "column `weight` scales its loss"),
     "margin": ("note", "column `margin` is the margin its loss asks for"),

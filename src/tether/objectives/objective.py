@@ -44,6 +44,8 @@ class Objective:
     """What the sums are divided by; `pairs` counts the rows of an update."""
     couples: bool = False
     """Rows of one update depend on each other: it must see the whole update at once."""
+    mismatched: bool = False
+    """Needs a completion of another row (role `kl`) beside each one."""
     tokens: bool = False
     """Reads the policy's per-token log-probs, not only their sums."""
     weighted: bool = True

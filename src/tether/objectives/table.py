@@ -85,6 +85,11 @@ def needs_reference_tokens(options: ObjectiveOptions) -> bool:
     return options.ld_alpha is not None and needs_reference(options)
 
 
+def needs_mismatched(options: ObjectiveOptions) -> bool:
+    """Return whether any named objective reads completions of other rows (role `kl`)."""
+    return any(objective.mismatched for objective in _named(options))
+
+
 def couples(options: ObjectiveOptions) -> bool:
     """Return whether rows of an update depend on each other, so that the loss needs all of them at once."""
     shifted = "bco_pair" in options.loss_type and options.bco_delta == "update"
@@ -187,10 +192,13 @@ def _check_options(options: ObjectiveOptions) -> None:
         )
 
 
-def _check_rows(options: ObjectiveOptions, inputs: LossInputs) -> None:
-    soft = bool((inputs.probabilities != 1).any())
-    offset = bool((inputs.margins != 0).any())
-    weighted = bool((inputs.weights != 1).any())
+def check_labels(options: ObjectiveOptions, *, soft: bool, offset: bool, weighted: bool) -> None:
+    """Refuse rows with soft labels, margins or weights that an objective cannot honour.
+
+    Raises:
+        UsageError: names the objective and what it cannot read.
+
+    """
     for objective in _named(options):
         reason: str | None = None
         if soft and not objective.soft_labels:
@@ -201,6 +209,15 @@ def _check_rows(options: ObjectiveOptions, inputs: LossInputs) -> None:
             reason = "weights; after sorting a value no longer belongs to a row"
         if reason is not None:
             raise UsageError(f"loss_type {objective.name} cannot read rows with {reason}")
+
+
+def _check_rows(options: ObjectiveOptions, inputs: LossInputs) -> None:
+    check_labels(
+        options,
+        soft=bool((inputs.probabilities != 1).any()),
+        offset=bool((inputs.margins != 0).any()),
+        weighted=bool((inputs.weights != 1).any()),
+    )
 
 
 def _times(term: LossTerm, inputs: LossInputs) -> LossTerm:

@@ -97,6 +97,7 @@ ROWS = (
         zero_margin=lambda options: _unweighted(options, 0.5),
         without_reference=_ALONE,
         couples=True,
+        mismatched=True,
     ),
     Objective(
         name="apo_zero_unpaired",

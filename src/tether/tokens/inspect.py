@@ -122,12 +122,11 @@ def inspect_with(
 ) -> TokenReport:
     """Report on the rows with a tokenizer that is already loaded; rows it refuses become a finding."""
     refused: list[tuple[str, str]] = []
-    groups = list(renderer.encode_each(rows, lambda row, error: refused.append((row.row_id, str(error)))))
-    failed = {row_id for row_id, _ in refused}
+    encoded = list(renderer.encode_each(rows, lambda row, error: refused.append((row.row_id, str(error)))))
+    groups = [group for _, group in encoded]
     findings = _refused(refused)
     findings += _noted(groups)
-    encodable = [row for row in rows if row.row_id not in failed]
-    findings += _cut(encodable, groups, renderer, max_length, truncation_mode)
+    findings += _cut(encoded, renderer, max_length, truncation_mode)
     findings += _template(renderer, [row for row in rows if not isinstance(row.prompt, str)])
     stops = renderer.tokenizer.convert_ids_to_tokens(sorted(renderer.stop_ids))
     return TokenReport(
@@ -173,8 +172,7 @@ def _noted(groups: Sequence[EncodedGroup]) -> list[Finding]:
 
 
 def _cut(
-    rows: Sequence[Preference],
-    groups: Sequence[EncodedGroup],
+    encoded: Sequence[tuple[Preference, EncodedGroup]],
     renderer: Renderer,
     max_length: int | None,
     mode: Mode,
@@ -182,7 +180,7 @@ def _cut(
     if max_length is None:
         return []
     found: dict[str, list[str]] = defaultdict(list)
-    for row, group in zip(rows, groups, strict=True):
+    for row, group in encoded:
         if group.longest > max_length:
             result = truncate(row, renderer, max_length=max_length, mode=mode, encoded=group)
             for kind in result.cut:

@@ -117,12 +117,12 @@ class Renderer:
 
     def encode_all(self, rows: Sequence[Preference]) -> list[EncodedGroup]:
         """Return every row's token ids: the same as `encode` row by row, in fewer calls of the tokenizer."""
-        return list(self.encode_each(rows, _refuse))
+        return [group for _, group in self.encode_each(rows, _refuse)]
 
     def encode_each(
         self, rows: Sequence[Preference], refused: Callable[[Preference, DataError], None]
-    ) -> Iterator[EncodedGroup]:
-        """Yield the ids of every row that can be encoded; `refused` is told of each that cannot."""
+    ) -> Iterator[tuple[Preference, EncodedGroup]]:
+        """Yield every row that can be encoded, with its ids; `refused` is told of each that cannot."""
         for start in range(0, len(rows), CHUNK):
             drafts: list[Draft] = []
             for row in rows[start : start + CHUNK]:
@@ -141,7 +141,7 @@ class Renderer:
                 except DataError as error:
                     refused(draft.row, error)
                 else:
-                    yield group
+                    yield draft.row, group
 
     def _group(self, draft: Draft, encoded: list[list[int]]) -> EncodedGroup:
         prompt = draft.prompt

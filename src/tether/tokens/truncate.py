@@ -8,7 +8,7 @@
 A cut completion has no end token: the model did not say that it ends there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -78,15 +78,20 @@ def truncate(
     return _cut_completions(row, known, renderer, max_length, done)
 
 
-def truncate_all(
-    rows: Sequence[Preference], renderer: Renderer, *, max_length: int | None, mode: Mode
-) -> list[Truncated]:
-    """Return `truncate` of every row, tokenising them together."""
-    encoded = renderer.encode_all(rows)
-    return [
-        truncate(row, renderer, max_length=max_length, mode=mode, encoded=group)
-        for row, group in zip(rows, encoded, strict=True)
-    ]
+def truncate_each(
+    rows: Sequence[Preference],
+    renderer: Renderer,
+    refused: Callable[[Preference, DataError], None],
+    *,
+    max_length: int | None,
+    mode: Mode,
+) -> Iterator[tuple[Preference, Truncated]]:
+    """Yield each row with `truncate` of it, tokenising rows together; `refused` is told of the others."""
+    for row, group in renderer.encode_each(rows, refused):
+        try:
+            yield row, truncate(row, renderer, max_length=max_length, mode=mode, encoded=group)
+        except DataError as error:
+            refused(row, error)
 
 
 def _cut_completions(
@@ -97,7 +102,7 @@ def _cut_completions(
         return Truncated(None, None, frozenset({"prompt_too_long"}))
     completions: list[Completion] = []
     for completion, before in zip(row.completions, known.completions, strict=True):
-        kept = completion if len(before.ids) <= room else _cut(row, completion, renderer, room)
+        kept = completion if len(before.ids) <= room else cut_completion(row, completion, renderer, room)
         if kept is None:
             return Truncated(None, None, frozenset({"dropped_too_long"}))
         completions.append(kept)
@@ -116,7 +121,9 @@ def _became_equal(before: EncodedGroup, after: EncodedGroup) -> bool:
     return False
 
 
-def _cut(row: Preference, completion: Completion, renderer: Renderer, room: int) -> Completion | None:
+def cut_completion(
+    row: Preference, completion: Completion, renderer: Renderer, room: int
+) -> Completion | None:
     """Return the longest start of a completion (in steps of tokens) that fits; None where it cannot be cut.
 
     Only the first message of several is scored (through its end token), so only that is kept.

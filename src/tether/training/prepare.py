@@ -8,12 +8,14 @@ from typing import Any
 from tether.config.train import TrainConfig
 from tether.data.checks import Loaded, load
 from tether.data.mix import split
+from tether.data.tasks import Task
 from tether.errors import DataError, ModelError
 from tether.records.results import Finding
 from tether.records.rows import Preference
 from tether.tokens.inspect import CUT_FINDINGS, NOTES
+from tether.tokens.mismatch import add_mismatched
 from tether.tokens.render import EncodedGroup, Renderer
-from tether.tokens.truncate import truncate
+from tether.tokens.truncate import truncate_each
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,22 @@ class Prepared:
 
 
 def read(
-    config: TrainConfig, rows: Sequence[Any] | None, eval_rows: Sequence[Any] | None, *, task: str
+    config: TrainConfig, rows: Sequence[Any] | None, eval_rows: Sequence[Any] | None, *, task: Task
 ) -> Loaded:
     """Read and check the rows of a run: files, or rows in memory."""
     eval_spec = eval_rows if eval_rows is not None else config.eval_dataset_name
-    loaded = load(rows if rows is not None else config.dataset_name, eval_spec=eval_spec, task=task)  # pyright: ignore[reportArgumentType]
+    spec = rows if rows is not None else config.dataset_name
+    loaded = load(spec, eval_spec=eval_spec, task=task, ties=config.ties)
     loaded.require_rows()
     return loaded
 
 
-def prepare(config: TrainConfig, loaded: Loaded, renderer: Renderer, *, task: str) -> Prepared:
+def prepare(
+    config: TrainConfig, loaded: Loaded, renderer: Renderer, *, task: Task, mismatched: bool = False
+) -> Prepared:
     """Split, truncate and encode; count everything that was cut or left out.
+
+    `mismatched` puts another row's answer beside every single one (`tokens.mismatch`).
 
     Raises:
         DataError: nothing is left to train on.
@@ -57,6 +64,9 @@ def prepare(config: TrainConfig, loaded: Loaded, renderer: Renderer, *, task: st
     findings: list[Finding] = []
     train = _encode(rows, renderer, config, findings, "train")
     evaluation = _encode(held_out, renderer, config, findings, "eval")
+    if mismatched:
+        train = _mismatch(train, renderer, config, findings, "train")
+        evaluation = _mismatch(evaluation, renderer, config, findings, "eval")
     if not train.groups:
         reasons = "; ".join(f"{f.count} {f.kind}" for f in findings) or "no rows"
         raise DataError(f"{config.dataset_name}: no row is left to train on: {reasons}")
@@ -76,7 +86,7 @@ def prepare(config: TrainConfig, loaded: Loaded, renderer: Renderer, *, task: st
     return Prepared(train, evaluation, preflight, data)
 
 
-def _for_task(rows: Sequence[Preference], task: str) -> list[Preference]:
+def _for_task(rows: Sequence[Preference], task: Task) -> list[Preference]:
     """Keep the completions an objective reads: supervised tuning never pays for rejected ones."""
     if task != "sft":
         return list(rows)
@@ -97,13 +107,14 @@ def _encode(
     groups: list[EncodedGroup] = []
     cuts: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {}
-    refused: dict[str, str] = {}
-    for row in rows:
-        try:
-            result = truncate(row, renderer, max_length=config.max_length, mode=config.truncation_mode)
-        except DataError as error:
-            refused[row.row_id] = str(error)
-            continue
+    refused: list[tuple[str, str]] = []
+    for row, result in truncate_each(
+        rows,
+        renderer,
+        lambda row, error: refused.append((row.row_id, str(error))),
+        max_length=config.max_length,
+        mode=config.truncation_mode,
+    ):
         for reason in result.cut:
             cuts.setdefault(reason, []).append(row.row_id)
         if result.row is None or result.encoded is None:
@@ -119,9 +130,24 @@ def _encode(
         severity, text = NOTES[note]
         findings.append(_finding(f"{side}_{note}", severity, ids, text))
     if refused:
-        first = next(iter(refused.values()))
-        findings.append(_finding(f"{side}_cannot_be_encoded", "dropped", list(refused), f"first: {first}"))
+        ids, text = [row_id for row_id, _ in refused], f"first: {refused[0][1]}"
+        findings.append(_finding(f"{side}_cannot_be_encoded", "dropped", ids, text))
     return Split(kept, groups)
+
+
+def _mismatch(
+    part: Split, renderer: Renderer, config: TrainConfig, findings: list[Finding], side: str
+) -> Split:
+    """Give every row its mismatched completion; rows that no other answer fits are left out."""
+    made = add_mismatched(part.rows, part.groups, renderer, config.max_length)
+    limit = config.max_length
+    for kind, severity, ids, text in (
+        ("mismatched_cut", "note", made.cut, f"the mismatched answer is cut to max_length {limit}"),
+        ("no_mismatched", "dropped", made.without, f"no other row's answer fits max_length {limit}"),
+    ):
+        if ids:
+            findings.append(_finding(f"{side}_{kind}", severity, ids, text))
+    return Split(made.rows, made.groups)
 
 
 def _finding(kind: str, severity: Any, ids: list[str], text: str) -> Finding:
@@ -133,7 +159,7 @@ def left_out(prepared: Prepared) -> str:
     data = prepared.data
     read = (data.get("read") or 0) + (prepared.preflight.get("eval_read") or 0)
     cut = sum(f["count"] for f in data["findings"] if f["kind"].endswith(("completion_cut", "prompt_cut")))
-    lost = read - data["used"] - data["eval_used"]
+    lost = sum(f["count"] for f in data["findings"] if f["severity"] == "dropped")
     text = f"rows: {read} read, {data['used']} to train on, {data['eval_used']} held out, {lost} left out"
     return f"{text}, {cut} cut to max_length (preflight.json lists them)" if cut or lost else text
 

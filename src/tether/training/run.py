@@ -26,6 +26,8 @@ from tether.errors import ResourceError, TetherError
 from tether.objectives import (
     OBJECTIVES,
     check,
+    check_labels,
+    needs_mismatched,
     needs_reference,
     needs_reference_tokens,
     warnings,
@@ -102,8 +104,7 @@ def train(
         TetherError: see `errors`; every refusal leaves the folder as it was, or its state saved.
 
     """
-    reads = OBJECTIVES[config.loss_type[0]].reads
-    check(config, has_reference=config.reference != "none", reads=reads)
+    check(config, has_reference=config.reference != "none", reads=task_of(config))
     folder = RunFolder(Path(config.output_dir))
     folder.acquire()
     try:
@@ -119,12 +120,12 @@ def train(
         folder.release()
 
 
-def task_of(config: TrainConfig) -> Literal["preference", "sft", "any"]:
-    """Return which rows the objective reads: single completions, pairs, or rows as they are."""
+def task_of(config: TrainConfig) -> Literal["preference", "sft", "unpaired", "list"]:
+    """Return which rows the objectives read: pairs, single completions, marked ones, or rankings."""
     reads = {OBJECTIVES[name].reads for name in config.loss_type}
-    if reads == {"chosen"}:
-        return "sft"
-    return "preference" if "pairs" in reads else "any"
+    if "pairs" in reads:
+        return "preference"
+    return "unpaired" if "unpaired" in reads else "list" if "list" in reads else "sft"
 
 
 def _parts(
@@ -139,13 +140,26 @@ def _parts(
     watcher.stage("reading data")
     loaded = read(config, given.rows, given.eval_rows, task=task_of(config))
     tokenizer, stops = load_texts(config, given.memory)
-    prepared = prepare(config, loaded, Renderer(tokenizer, stops), task=task_of(config))
+    prepared = prepare(
+        config,
+        loaded,
+        Renderer(tokenizer, stops),
+        task=task_of(config),
+        mismatched=needs_mismatched(config),
+    )
+    groups = [*prepared.train.groups, *prepared.held_out.groups]
+    check_labels(
+        config,
+        soft=any(group.probability != 1 for group in groups),
+        offset=any(group.margin != 0 for group in groups),
+        weighted=any(group.weight != 1 for group in groups),
+    )
     clock.lap("data")
     watcher.stage("loading the model")
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(config.deterministic)
     policy = load_policy(config, given.memory)
-    check_ids([*prepared.train.groups, *prepared.held_out.groups], embedding_rows(policy.model))
+    check_ids(groups, embedding_rows(policy.model))
     if config.disable_dropout:
         disable_dropout(policy.model, keep_adapter=True)
     record = _record(config, policy, prepared, tokenizer)

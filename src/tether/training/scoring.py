@@ -11,7 +11,7 @@ from tether.policies.reference import ReferenceTable
 from tether.records.results import Record
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
-from tether.training.prepare import prepare, read
+from tether.training.prepare import Prepared, prepare, read
 from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
 from tether.training.track import Silent, Watcher
 
@@ -36,6 +36,7 @@ def score_file(
     policy: str | None = None,
     without_prompt: bool = False,
     token_values: bool = False,
+    mismatched: bool = False,
     max_length: int | None = 1024,
     truncation_mode: str = "keep_start",
     device: str = "auto",
@@ -47,7 +48,8 @@ def score_file(
     """Score every completion of the rows and write the artifact.
 
     `policy` names the model whose tokenizer decides what truncation cuts; without it the scorer's own does,
-    so give it when the two tokenizers differ and rows are longer than `max_length`.
+    so give it when the two tokenizers differ and rows are longer than `max_length`. `mismatched` also scores
+    the completions KTO estimates its z0 from (pairs are taken apart for it).
 
     Raises:
         RunFolderError: `out` holds something that is no reference.
@@ -70,10 +72,7 @@ def score_file(
         }
     )
     watcher.stage("reading data")
-    loaded = read(config, None, None, task="any")
-    cutter = policy or str(model)
-    tokenizer = load_tokenizer(cutter)
-    prepared = prepare(config, loaded, Renderer(tokenizer, stop_ids(tokenizer, cutter)), task="any")
+    prepared = _prepared(config, policy or str(model), mismatched)
     watcher.stage("loading the model")
     engine, groups, weights, own, stops = open_scorer(
         model, config, prepared.train.rows, without_prompt=without_prompt
@@ -108,3 +107,12 @@ def score_file(
         scored=dict(name.scored),
         computed=dict(name.computed),
     )
+
+
+def _prepared(config: TrainConfig, cutter: str, mismatched: bool) -> Prepared:
+    """Read, truncate and encode the rows as the model in `cutter` would."""
+    task = "unpaired" if mismatched else "any"
+    tokenizer = load_tokenizer(cutter)
+    renderer = Renderer(tokenizer, stop_ids(tokenizer, cutter))
+    loaded = read(config, None, None, task=task)
+    return prepare(config, loaded, renderer, task=task, mismatched=mismatched)
