@@ -59,7 +59,7 @@ def table() -> str:
         cells = [
             f"[{o.name}](#{o.name})",
             o.reads,
-            {"sum": "yes", "none": "no"}[o.reference],
+            {"sum": "yes", "live": "live model", "none": "no"}[o.reference],
             "per token" if o.length_rule == "mean" else "summed",
             ", ".join(o.units),
             "yes" if o.couples else "no",

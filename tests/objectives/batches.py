@@ -1,12 +1,13 @@
 """Small batches of log-probs, built by hand or at random, for the tests of objectives."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from tether.config.objective import ObjectiveOptions
 from tether.objectives import OBJECTIVES, compute
-from tether.records.tensors import LossInputs, LossOutput, SequenceLogProbs
+from tether.records.tensors import LossInputs, LossOutput, SequenceLogProbs, Tilted
 
 Side = tuple[float, ...] | list[float]
 
@@ -51,6 +52,7 @@ def rows(
         weights=of(weights, 1.0),
         margins=of(margins, 0.0),
         probabilities=of(probabilities, 1.0),
+        tilted=Tilted(policy.sums, policy.sums),
     )
 
 
@@ -109,13 +111,21 @@ def random_rows(name: str, seed: int = 0, *, spread: float = 0.3) -> LossInputs:
     reference = -torch.rand(total, generator=generator) * 3 - 0.2
     noise = torch.randn(total, generator=generator) * spread
     policy = (reference + noise).clamp(max=-0.01)
-    return rows(roles, group_of, from_tokens(policy, counts), from_tokens(reference, counts))
+    inputs = rows(roles, group_of, from_tokens(policy, counts), from_tokens(reference, counts))
+    moved = torch.randn((2, len(roles)), generator=generator) * 0.1
+    sums = inputs.policy.sums
+    return replace(inputs, tilted=Tilted(sums + moved[0], sums + moved[1]))
 
 
 def options_for(name: str, **extra: object) -> ObjectiveOptions:
     values: dict[str, object] = {"loss_type": name, **extra}
     if name == "exo_pair":
         values.setdefault("label_smoothing", 0.001)
+    if name == "beta_dpo":
+        # All pairs, so that general promises about rows can be stated; the draw has tests of its own.
+        values.setdefault("beta_dpo_keep", 1.0)
+        # Gentle, so that random margins of several nats do not put beta on its floor.
+        values.setdefault("beta_dpo_alpha", 0.1)
     return ObjectiveOptions.model_validate(values)
 
 

@@ -130,7 +130,7 @@ def nca_pair(pair: PairOfTexts, o: ObjectiveOptions) -> float:
 
 def bco_pair(pairs: list[PairOfTexts], o: ObjectiveOptions) -> float:
     rewards = [(o.beta * ratio(w), o.beta * ratio(r)) for w, r in pairs]
-    delta = mean([value for pair in rewards for value in pair]) if o.bco_delta == "update" else 0.0
+    delta = mean([value for pair in rewards for value in pair]) if o.bco_delta != "none" else 0.0
     return mean([nls(w - delta) + nls(delta - r) for w, r in rewards])
 
 
@@ -183,6 +183,27 @@ def aot_unpaired(pairs: list[PairOfTexts], o: ObjectiveOptions) -> float:
     return mean([nls(o.beta * (w - r)) for w, r in zip(chosen, rejected, strict=True)])
 
 
+def beta_dpo(pairs: list[PairOfTexts], o: ObjectiveOptions) -> float:
+    """All of the first update's pairs, or the kept ones: their margins nearest a tenth of the mean."""
+    margins = [ratio(w) - ratio(r) for w, r in pairs]
+    usual = 0.1 * mean(margins)
+    beta = max(1e-3, o.beta * (1 + o.beta_dpo_alpha * (mean(margins) - usual)))
+    return mean([nls(beta * margin) for margin in margins])
+
+
+Tilt = tuple[float, float]
+
+
+def epsilon_dpo(rows: list[tuple[Text, Text, Tilt, Tilt]], o: ObjectiveOptions) -> float:
+    values: list[float] = []
+    for chosen, rejected, (away_w, towards_w), (away_r, towards_r) in rows:
+        now = sum(chosen[0]) - sum(rejected[0])
+        away, towards = away_w - away_r, towards_w - towards_r
+        step = 1 if away > now > towards else -1 if towards > now > away else 0
+        values.append(nls(o.beta / (1 + step * o.epsilon_dpo_epsilon) * (ratio(chosen) - ratio(rejected))))
+    return mean(values)
+
+
 PAIRS: dict[str, Callable[[list[PairOfTexts], ObjectiveOptions], float]] = {
     "sigmoid": over_pairs(sigmoid),
     "robust": over_pairs(robust),
@@ -208,6 +229,7 @@ PAIRS: dict[str, Callable[[list[PairOfTexts], ObjectiveOptions], float]] = {
     "hypo": over_pairs(hypo),
     "alphapo": over_pairs(alphapo),
     "cal_dpo": over_pairs(cal_dpo),
+    "beta_dpo": beta_dpo,
 }
 
 Marked = tuple[str, Text]
@@ -229,7 +251,7 @@ def apo_zero_unpaired(rows: list[Marked], o: ObjectiveOptions) -> float:
 def bco(rows: list[Marked], o: ObjectiveOptions) -> float:
     good = [o.beta * ratio(text) for role, text in rows if role == "desirable"]
     bad = [o.beta * ratio(text) for role, text in rows if role == "undesirable"]
-    delta = (mean(good) + mean(bad)) / 2
+    delta = mean(good + bad) if o.bco_delta == "running" else (mean(good) + mean(bad)) / 2
     return mean(
         [o.desirable_weight * nls(v - delta) for v in good]
         + [o.undesirable_weight * nls(delta - v) for v in bad]

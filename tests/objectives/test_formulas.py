@@ -23,6 +23,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("unlikelihood", {"unlikelihood_alpha": 0.25}),
     ("aot", {"label_smoothing": 0.1, "beta": 0.8}),
     ("bco_pair", {"bco_delta": "update", "beta": 0.9}),
+    ("bco_pair", {"bco_delta": "running", "beta": 0.9}),
+    ("bco", {"bco_delta": "running", "beta": 0.9}),
+    ("beta_dpo", {"beta_dpo_keep": 1.0, "beta": 0.5}),
+    ("epsilon_dpo", {"epsilon_dpo_epsilon": 0.4, "beta": 0.9}),
     ("discopop", {"discopop_tau": 0.3, "beta": 1.0}),
     ("dpop", {"dpop_lambda": 3.0, "beta": 0.3}),
     ("chi_po", {"chi_po_rmax": 0.05, "beta": 0.2}),
@@ -45,6 +49,11 @@ def texts_of(inputs: LossInputs) -> list[formulas.Text]:
 
 def formula(name: str, inputs: LossInputs, options: ObjectiveOptions) -> float:
     texts = texts_of(inputs)
+    if name == "epsilon_dpo":
+        assert inputs.tilted is not None
+        tilts = list(zip(inputs.tilted.away.tolist(), inputs.tilted.towards.tolist(), strict=True))
+        rows = list(zip(texts[::2], texts[1::2], tilts[::2], tilts[1::2], strict=True))
+        return formulas.epsilon_dpo(rows, options)
     if name in formulas.PAIRS:
         return formulas.PAIRS[name](list(zip(texts[::2], texts[1::2], strict=True)), options)
     if name in formulas.UNPAIRED:
@@ -69,7 +78,7 @@ def test_value_is_the_formulas(name: str, extra: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "extra"),
     # Shifts that are constants in the gradient have a test of their own below.
-    [v for v in VARIANTS if v[0] not in ("kto", "bco") and v[1].get("bco_delta") != "update"],
+    [v for v in VARIANTS if v[0] not in ("kto", "bco", "beta_dpo") and "bco_delta" not in v[1]],
 )
 def test_gradient_is_the_formulas(name: str, extra: dict[str, Any]) -> None:
     options = options_for(name, **extra)

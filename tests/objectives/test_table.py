@@ -47,7 +47,10 @@ OTHER: dict[str, dict[str, Any]] = {
     "dpop_lambda": {"dpop_lambda": 4.0},
     "hypo_gamma": {"hypo_gamma": 0.6},
     "chi_po_rmax": {"chi_po_rmax": 0.01},
-    "bco_delta": {"bco_delta": "update"},
+    "bco_delta": {"bco_delta": "running"},
+    "beta_dpo_alpha": {"beta_dpo_alpha": 1.9},
+    "beta_dpo_keep": {"beta_dpo_keep": 0.4},
+    "epsilon_dpo_epsilon": {"epsilon_dpo_epsilon": 0.5},
     "desirable_weight": {"desirable_weight": 1.7},
     "undesirable_weight": {"undesirable_weight": 1.7},
 }
@@ -99,7 +102,7 @@ def test_the_reference_is_read_exactly_where_the_table_says(name: str) -> None:
     other = replace(inputs.reference, sums=inputs.reference.sums * 1.5 - 0.3)
     options = options_for(name)
     moved = abs(float(loss_of(options, replace(inputs, reference=other)) - loss_of(options, inputs))) > 1e-5
-    assert moved == needs_reference(options) == (OBJECTIVES[name].reference == "sum")
+    assert moved == needs_reference(options) == (OBJECTIVES[name].reference != "none")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -210,6 +213,7 @@ def test_an_empty_piece_of_an_update_costs_nothing() -> None:
             weights=torch.zeros(0),
             margins=torch.zeros(0),
             probabilities=torch.zeros(0),
+            tilted=None if inputs.tilted is None else inputs.tilted[empty],
         )
         assert float(loss_of(options_for(name), none)) == 0, name
 

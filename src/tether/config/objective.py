@@ -33,6 +33,8 @@ OBJECTIVE_NAMES = (
     "hypo",
     "alphapo",
     "cal_dpo",
+    "beta_dpo",
+    "epsilon_dpo",
     "kto",
     "apo_zero_unpaired",
     "bco",
@@ -99,9 +101,21 @@ class ObjectiveOptions(BaseModel):
     )
     hypo_gamma: float = _knob("Least reference margin in hypo, nats.", 0.0, "2602.11902")
     chi_po_rmax: float = _knob("Reward bound R; chi_po clips its margin to +-2R.", 1.0, "2407.13399")
-    bco_delta: Literal["none", "update"] = _knob(
-        "Shift of bco_pair's rewards: none (TRL), or their mean over the update.", "none", "TRL; 2404.04656"
+    bco_delta: Literal["none", "update", "running"] = _knob(
+        "Shift of bco's rewards. none (TRL's bco_pair), their mean over the update, or over all updates"
+        " so far. For bco, none means update.",
+        "none",
+        "TRL; 2404.04656",
     )
+    beta_dpo_alpha: float = _knob(
+        "How far beta follows the update's mean margin, per nat above its running mean.", 0.6, "2407.08639"
+    )
+    beta_dpo_keep: float = _knob(
+        "Share of pairs beta_dpo trains on. Those nearest the usual margin are likelier to stay; 1: all.",
+        0.8,
+        "2407.08639",
+    )
+    epsilon_dpo_epsilon: float = _knob("Step of epsilon_dpo's beta, beta / (1 +- it).", 0.01, "2502.13177")
     desirable_weight: float = _knob("Weight of desirable rows (kto, bco, apo).", 1.0, "TRL; 2402.01306")
     undesirable_weight: float = _knob("Weight of undesirable rows (kto, bco).", 1.0, "TRL; 2402.01306")
 
@@ -136,6 +150,14 @@ class ObjectiveOptions(BaseModel):
             )
         return value
 
+    @field_validator("beta_dpo_keep", "epsilon_dpo_epsilon")
+    @classmethod
+    def _open_share(cls, value: float, info: Any) -> float:
+        below = info.field_name == "epsilon_dpo_epsilon"
+        if not 0 < value <= 1 or (below and value == 1):
+            raise ValueError(f"is {value}; it must be above 0 and {'below' if below else 'at most'} 1")
+        return value
+
     @field_validator("ld_alpha", "discopop_tau")
     @classmethod
     def _share(cls, value: float | None, info: Any) -> float | None:
@@ -148,6 +170,7 @@ class ObjectiveOptions(BaseModel):
 
     @field_validator(
         "cpo_alpha",
+        "beta_dpo_alpha",
         "unlikelihood_alpha",
         "dpop_lambda",
         "desirable_weight",

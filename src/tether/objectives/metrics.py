@@ -1,7 +1,7 @@
 """What is reported about pairs: one value per pair, so that every mean is over pairs, whatever the batch.
 
 rewards/*             beta x log-ratio sums, TRL's definition, whatever the objective is
-objective/*           what the loss compared
+objective/*           what the loss compared; objective/beta where it chooses beta itself
 logps/*               summed log-probs of the policy, nats
 logratios/*           log-ratios per completion token, nats
 ties                  1 where the reward margin is within rounding; a tie counts one half in accuracies
@@ -58,6 +58,8 @@ def pair_metrics(
         "objective/rejected": output.rejected,
         "objective/margin": output.chosen - output.rejected,
     }
+    if output.beta is not None:
+        metrics["objective/beta"] = output.beta
     return metrics
 
 

@@ -27,8 +27,8 @@ class Objective:
     """One sentence: when the papers found it better, or what they found instead."""
     loss: Loss
     reads: Reads
-    reference: Literal["none", "sum"]
-    """Whether it uses the reference's log-probs; `ld_alpha` asks for them per token."""
+    reference: Literal["none", "sum", "live"]
+    """Whether it uses the reference's log-probs (`ld_alpha`: per token), or its whole distributions (live)."""
     options: tuple[str, ...]
     """Options that change its value, `beta` included where it does."""
     trl: str | None = None
@@ -58,5 +58,7 @@ class Objective:
     """What its paper or TRL starts from; None where beta is not read."""
     usual_beta: tuple[float, float] | None = (0.01, 1.0)
     """Range seen in papers; outside it a warning is printed."""
+    advance: Callable[[LossInputs, ObjectiveOptions], dict[str, float]] | None = None
+    """What it remembers after an update, of the inputs that update saw; None where nothing."""
     combines: bool = True
     """May be one addend of several."""

@@ -7,7 +7,7 @@ import torch
 from tether.config.objective import ObjectiveOptions
 from tether.objectives.objective import Objective
 from tether.objectives.scores import ratio_pairs
-from tether.objectives.terms import logistic, pair_output
+from tether.objectives.terms import logistic, pair_output, running_shift, shift
 from tether.records.tensors import LossInputs, LossOutput
 
 
@@ -37,10 +37,15 @@ def bco_pair(inputs: LossInputs, options: ObjectiveOptions) -> LossOutput:
     """Binary classification of chosen and rejected, shifted by delta (2404.04656)."""
     pairs, beta = ratio_pairs(inputs, options), options.beta
     chosen, rejected = beta * pairs.chosen, beta * pairs.rejected
-    if options.bco_delta == "update" and chosen.numel() > 0:
-        delta = ((chosen.mean() + rejected.mean()) / 2).detach()
+    if options.bco_delta != "none" and chosen.numel() > 0:
+        delta = shift(inputs, options, chosen, rejected)
         chosen, rejected = chosen - delta, rejected - delta
     return pair_output(pairs, logistic(chosen) + logistic(-rejected), chosen, rejected)
+
+
+def _remember(inputs: LossInputs, options: ObjectiveOptions) -> dict[str, float]:
+    pairs = ratio_pairs(inputs, options)
+    return running_shift(inputs, options.beta * pairs.chosen, options.beta * pairs.rejected)
 
 
 def sppo_hard(inputs: LossInputs, options: ObjectiveOptions) -> LossOutput:
@@ -123,9 +128,10 @@ ROWS = (
         options=("beta", "bco_delta", *_PAIR),
         trl="bco_pair",
         trl_difference="None with bco_delta none, the default: TRL leaves delta out. bco_delta update"
-        " takes the mean reward over the update; the paper's moving average over updates is not offered.",
+        " takes the mean reward over the update, running the mean over this and all earlier updates.",
         zero_margin=lambda options: 2 * math.log(2),
         without_reference=_ALONE,
+        advance=_remember,
     ),
     Objective(
         name="sppo_hard",

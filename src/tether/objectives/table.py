@@ -6,6 +6,7 @@ from typing import Literal
 from tether.config.objective import OBJECTIVE_NAMES, ObjectiveOptions
 from tether.errors import UsageError
 from tether.objectives import (
+    adaptive,
     lists,
     pointwise,
     reference_free,
@@ -18,7 +19,7 @@ from tether.objectives.objective import Objective
 from tether.objectives.scores import mean_probability, without_reference
 from tether.records.tensors import LossInputs, LossOutput, LossTerm
 
-_MODULES = (referenced, pointwise, reference_free, supervised, transport, unpaired, lists)
+_MODULES = (referenced, adaptive, pointwise, reference_free, supervised, transport, unpaired, lists)
 _BY_NAME = {row.name: row for module in _MODULES for row in module.ROWS}
 
 OBJECTIVES: dict[str, Objective] = {name: _BY_NAME[name] for name in OBJECTIVE_NAMES}
@@ -72,6 +73,7 @@ def compute(options: ObjectiveOptions, inputs: LossInputs) -> LossOutput:
         tuple(term for output in outputs for term in output.terms),
         shown.chosen.detach(),
         shown.rejected.detach(),
+        next((output.beta.detach() for output in outputs if output.beta is not None), None),
     )
 
 
@@ -92,8 +94,23 @@ def needs_mismatched(options: ObjectiveOptions) -> bool:
 
 def couples(options: ObjectiveOptions) -> bool:
     """Return whether rows of an update depend on each other, so that the loss needs all of them at once."""
-    shifted = "bco_pair" in options.loss_type and options.bco_delta == "update"
+    shifted = "bco_pair" in options.loss_type and options.bco_delta != "none"
     return shifted or any(objective.couples for objective in _named(options))
+
+
+def needs_live_reference(options: ObjectiveOptions) -> bool:
+    """Return whether a named objective reads the reference's distributions, not only scored texts."""
+    return any(objective.reference == "live" for objective in _named(options))
+
+
+def next_state(options: ObjectiveOptions, inputs: LossInputs) -> dict[str, float]:
+    """Return what the objectives remember after an update; `inputs` are those the update's loss saw."""
+    seen = without_reference(inputs) if inputs.reference is None else inputs
+    state = dict(inputs.state)
+    for objective in _named(options):
+        if objective.advance is not None:
+            state |= objective.advance(seen, options)
+    return state
 
 
 def units(options: ObjectiveOptions) -> set[str]:

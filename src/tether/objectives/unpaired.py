@@ -10,7 +10,7 @@ from tether.config.objective import ObjectiveOptions
 from tether.errors import UsageError
 from tether.objectives.objective import Objective
 from tether.objectives.scores import log_ratios, role_indices
-from tether.objectives.terms import logistic
+from tether.objectives.terms import logistic, running_shift, shift
 from tether.records.tensors import LossInputs, LossOutput, LossTerm
 
 
@@ -48,9 +48,14 @@ def bco(inputs: LossInputs, options: ObjectiveOptions) -> LossOutput:
     """Binary classification shifted by delta, midway between the mean rewards of both kinds (2404.04656)."""
     reward = options.beta * log_ratios(inputs)
     good, bad = _marked(inputs)
-    means = [reward[kind].mean() for kind in (good, bad) if kind.numel() > 0]
-    delta = torch.stack(means).mean().detach() if means else reward.new_zeros(())
+    delta = shift(inputs, options, reward[good], reward[bad])
     return _output(inputs, options, logistic(reward[good] - delta), logistic(delta - reward[bad]))
+
+
+def _remember(inputs: LossInputs, options: ObjectiveOptions) -> dict[str, float]:
+    reward = options.beta * log_ratios(inputs)
+    good, bad = _marked(inputs)
+    return running_shift(inputs, reward[good], reward[bad])
 
 
 def _marked(inputs: LossInputs) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " m"]]:
@@ -126,11 +131,12 @@ ROWS = (
         loss=bco,
         reads="unpaired",
         reference="sum",
-        options=("beta", *_WEIGHTS),
-        trl_difference="An earlier TRL took delta as a moving mean over updates of all rewards; ours is of"
-        " this update, and prompts are not re-weighted.",
+        options=("beta", "bco_delta", *_WEIGHTS),
+        trl_difference="An earlier TRL took delta as the mean of all rewards of all updates so far: bco_delta"
+        " running. Otherwise it is of this update. Prompts are not re-weighted.",
         zero_margin=lambda options: _unweighted(options, math.log(2)),
         without_reference=_ALONE,
         couples=True,
+        advance=_remember,
     ),
 )

@@ -8,8 +8,8 @@ A `GroupBatch` is ragged and knows no layout: `policies/` turns it into padded, 
 inputs. Everything here is on the CPU unless a function says otherwise.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -106,6 +106,22 @@ class SequenceLogProbs:
 
 
 @dataclass(frozen=True)
+class Tilted:
+    """Summed log-probs of S completions under the policy tilted a step away from, and towards, the reference.
+
+    Token by token softmax((1 + e) z - e z_ref) for `away` and softmax((1 - e) z + e z_ref) for `towards`,
+    z the logits of policy and reference (2502.13177): needs the reference as a live distribution.
+    """
+
+    away: Float[Tensor, " S"]
+    towards: Float[Tensor, " S"]
+
+    def __getitem__(self, index: Int64[Tensor, " n"]) -> "Tilted":
+        """Return the sequences at `index`."""
+        return Tilted(self.away[index], self.towards[index])
+
+
+@dataclass(frozen=True)
 class LossInputs:
     """What an objective sees: policy and reference log-probs of the same S completions, and who is who.
 
@@ -123,6 +139,11 @@ class LossInputs:
     weights: Float[Tensor, " G"]
     margins: Float[Tensor, " G"]
     probabilities: Float[Tensor, " G"]
+    state: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What an objective remembers of earlier updates (running means); empty before the first."""
+    training: bool = True
+    """False where held-out rows are scored: the state then stands, and no row is filtered."""
+    tilted: Tilted | None = None
 
 
 @dataclass(frozen=True)
@@ -146,3 +167,5 @@ class LossOutput:
     chosen: Float[Tensor, " P"]
     """What the objective treats as the chosen completion's score (`objective/chosen`)."""
     rejected: Float[Tensor, " P"]
+    beta: Float[Tensor, " P"] | None = None
+    """The beta of each pair, where the objective chooses it (`objective/beta`)."""
