@@ -49,9 +49,7 @@ def test_the_draw_keeps_its_share_repeats_itself_and_prefers_the_usual_margin() 
     usual = {"beta_dpo_mean": 0.0, "beta_dpo_deviation": 1.0}
     kept = torch.zeros(10)
     for update in range(400):
-        inputs = replace(
-            margins_of(*([0.0] * 9), 2.0), state={**usual, "beta_dpo_updates": float(update)}
-        )
+        inputs = replace(margins_of(*([0.0] * 9), 2.0), state={**usual, "beta_dpo_updates": float(update)})
         values = compute(options, inputs).terms[0].values
         assert torch.equal(values, compute(options, inputs).terms[0].values)
         assert int((values > 0).sum()) == 8

@@ -71,7 +71,9 @@ def capture_first_gradient(monkeypatch: pytest.MonkeyPatch, model_of: Any, into:
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
-def run_trl(folder: Path, rows: Path, loss_type: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> Captured:
+def run_trl(
+    folder: Path, rows: Path, loss_type: str, out: Path, monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> Captured:
     from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -105,6 +107,7 @@ def run_trl(folder: Path, rows: Path, loss_type: str, out: Path, monkeypatch: py
         train_sampling_strategy="sequential",
         report_to="none",
         save_strategy="no",
+        **more,
     )
     trainer = DPOTrainer(
         model, args=arguments, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(base)
@@ -188,6 +191,19 @@ def test_full_tuning_follows_trl(
 ) -> None:
     theirs = run_trl(folder, real_rows, loss_type, tmp_path / "trl", monkeypatch)
     ours = run_tether(folder, real_rows, loss_type, tmp_path / "ours", monkeypatch, layout=layout)
+    compare(ours, theirs)
+
+
+def test_a_moving_reference_follows_trl(
+    folder: Path, real_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = {"ref_model_mixup_alpha": 0.6, "ref_model_sync_steps": 6}
+    theirs = run_trl(
+        folder, real_rows, "sigmoid", tmp_path / "trl", monkeypatch, sync_ref_model=True, **moves
+    )
+    ours = run_tether(
+        folder, real_rows, "sigmoid", tmp_path / "ours", monkeypatch, reference="moving", **moves
+    )
     compare(ours, theirs)
 
 

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tether.config.objective import ObjectiveOptions
 
-REFERENCE_KINDS = ("self", "none", "prior", "columns", "model:PATH", "artifact:PATH")
+REFERENCE_KINDS = ("self", "none", "prior", "moving", "columns", "model:PATH", "artifact:PATH")
 
 
 def knob(group: str, text: str, default: Any = ..., **limits: Any) -> Any:
@@ -43,8 +43,14 @@ class TrainConfig(ObjectiveOptions):
 
     reference: str = knob(
         "Objective",
-        "What to hold to; see below. self, none, prior, columns, model:PATH or artifact:PATH.",
+        "What to hold to; see below. self, none, prior, moving, columns, model:PATH or artifact:PATH.",
         "self",
+    )
+    ref_model_mixup_alpha: float = knob(
+        "Objective", "Share of the policy mixed into a moving reference.", 0.6, gt=0, le=1
+    )
+    ref_model_sync_steps: int = knob(
+        "Objective", "Updates between two moves of a moving reference.", 512, gt=0
     )
 
     bf16: bool | None = knob("Model", "bf16 compute, fp32 weights; unset: on CUDA only.", None)
@@ -117,7 +123,7 @@ class TrainConfig(ObjectiveOptions):
     @classmethod
     def _known_reference(cls, value: str) -> str:
         kind, _, path = value.partition(":")
-        if value in ("self", "none", "prior", "columns") or (kind in ("model", "artifact") and path):
+        if value in REFERENCE_KINDS[:5] or (kind in ("model", "artifact") and path):
             return value
         raise ValueError(f"is {value!r}; use one of {', '.join(REFERENCE_KINDS)}")
 
@@ -132,6 +138,11 @@ class TrainConfig(ObjectiveOptions):
             raise ValueError("eval_strategy steps needs eval_steps")
         if self.load_best_model_at_end and not self.has_eval:
             raise ValueError("load_best_model_at_end needs eval_dataset_name or eval_fraction")
+        if self.reference == "moving" and self.use_peft:
+            raise ValueError(
+                "reference moving needs full tuning: mixing LoRA's factors is not mixing the models; "
+                "leave out use_peft, or use reference self"
+            )
         if self.max_steps == 0:
             raise ValueError("max_steps is 0; use -1 to train by num_train_epochs")
         return self

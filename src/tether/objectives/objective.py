@@ -28,7 +28,7 @@ class Objective:
     loss: Loss
     reads: Reads
     reference: Literal["none", "sum", "live"]
-    """Whether it uses the reference's log-probs (`ld_alpha`: per token), or its whole distributions (live)."""
+    """Whether it uses the reference's log-probs (`ld_alpha`: per token), or whole distributions (live)."""
     options: tuple[str, ...]
     """Options that change its value, `beta` included where it does."""
     trl: str | None = None

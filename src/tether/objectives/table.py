@@ -130,10 +130,11 @@ def zero_margin(options: ObjectiveOptions) -> float | None:
     return total
 
 
-def check(options: ObjectiveOptions, *, has_reference: bool, reads: Rows) -> None:
+def check(options: ObjectiveOptions, *, has_reference: bool, reads: Rows, live: bool = True) -> None:
     """Refuse what cannot work, before any model is loaded.
 
     `reads` says what the rows are: `pairs` (also `preference`), `chosen` (also `sft`), `unpaired` or `list`.
+    `live` says whether the reference can be a model run beside the policy.
 
     Raises:
         UsageError: the combination makes no sense; says why and what to do.
@@ -150,6 +151,11 @@ def check(options: ObjectiveOptions, *, has_reference: bool, reads: Rows) -> Non
             raise UsageError(
                 f"loss_type {objective.name} cannot run with reference none: {objective.without_reference}"
             )
+    if needs_live_reference(options) and not live:
+        raise UsageError(
+            f"loss_type {_names(options)} reads the reference's whole distributions, not only scored texts;"
+            " use reference self, or model:PATH with the policy's tokenizer"
+        )
     if not has_reference and options.f_divergence_type != "reverse_kl":
         raise UsageError(
             f"f_divergence_type {options.f_divergence_type} cannot run with reference none: without a"

@@ -1,5 +1,6 @@
 """LoRA on and off: making a trainable adapter, its weights alone, and what merging it changes."""
 
+import copy
 from typing import Any
 
 import torch
@@ -42,6 +43,15 @@ def add_lora(model: PreTrainedModel, config: TrainConfig, *, seed: int) -> PeftM
 def has_adapter(model: nn.Module) -> bool:
     """Return whether the model carries a PEFT adapter."""
     return isinstance(model, PeftModel)
+
+
+def start_copy(model: nn.Module) -> nn.Module | None:
+    """Return a frozen copy of the model as it is, or None where switching its adapter off gives the same."""
+    if has_adapter(model) and all(
+        not bool(p.detach().count_nonzero()) for name, p in model.named_parameters() if ".lora_B." in name
+    ):
+        return None  # a fresh adapter changes nothing at step 0
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -51,7 +51,7 @@ def sequence_logprobs(
         raise ModelError(
             f"a graph in the {layout} layout with activation checkpointing needs forward_backward; use that"
         )
-    with _completions(parts, batch, layout) as hidden:
+    with completion_states(parts, batch, layout) as hidden:
         ids = batch.completion_ids.to(hidden.device)
         pieces = [
             checkpoint(token_logprobs, parts, part, some, use_reentrant=False, preserve_rng_state=False)
@@ -59,7 +59,7 @@ def sequence_logprobs(
             else token_logprobs(parts, part, some)
             for part, some in zip(hidden.split(head_chunk), ids.split(head_chunk), strict=True)
         ]
-    return _summed(
+    return summed(
         torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32), batch.completion_lengths
     )
 
@@ -84,7 +84,7 @@ def forward_backward(
 
     """
     parts = take_apart(model)
-    with torch.enable_grad(), _completions(parts, batch, layout) as hidden:
+    with torch.enable_grad(), completion_states(parts, batch, layout) as hidden:
         ids = batch.completion_ids.to(hidden.device)
         values = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden, requires_grad=False)
@@ -100,7 +100,7 @@ def forward_backward(
                 gradient[chunk.tokens] = 0.0
         if hidden.requires_grad:
             hidden.backward(gradient)
-    return _summed(values, batch.completion_lengths)
+    return summed(values, batch.completion_lengths)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _whole(
 ) -> Float[Tensor, " n"]:
     """Logits, loss and backward of one chunk at once."""
     tokens = token_logprobs(parts, hidden, ids)
-    loss(_summed(tokens, chunk.lengths), chunk.groups).backward()
+    loss(summed(tokens, chunk.lengths), chunk.groups).backward()
     return tokens.detach()
 
 
@@ -153,7 +153,7 @@ def _in_parts(
         pairs = zip(hidden.split(head_chunk), ids.split(head_chunk), strict=True)
         tokens = torch.cat([token_logprobs(parts, part, some) for part, some in pairs])
     leaf = tokens.clone().requires_grad_()
-    loss(_summed(leaf, chunk.lengths), chunk.groups).backward()
+    loss(summed(leaf, chunk.lengths), chunk.groups).backward()
     assert leaf.grad is not None, "the loss does not depend on the log-probs"
     pieces: list[Tensor] = []
     for part, some, slope in zip(
@@ -168,7 +168,7 @@ def _in_parts(
 
 
 @contextmanager
-def _completions(parts: Parts, batch: GroupBatch, layout: Layout) -> Generator[Float[Tensor, "T h"]]:
+def completion_states(parts: Parts, batch: GroupBatch, layout: Layout) -> Generator[Float[Tensor, "T h"]]:
     """Run the backbone; give the hidden state that predicts each completion token, inside the layout."""
     device = next(parts.backbone.parameters()).device
     inputs = lay_out(batch, layout, device)
@@ -186,7 +186,8 @@ def _hidden(parts: Parts, inputs: LayoutInputs) -> Float[Tensor, "n h"]:
     return output.last_hidden_state.flatten(0, 1)
 
 
-def _summed(tokens: Float[Tensor, " T"], lengths: Int64[Tensor, " S"]) -> SequenceLogProbs:
+def summed(tokens: Float[Tensor, " T"], lengths: Int64[Tensor, " S"]) -> SequenceLogProbs:
+    """Return per-token log-probs with their sum over each completion."""
     # One sum per completion: its rounding then depends on that completion alone, not on its neighbours.
     sums = torch.stack([part.sum() for part in tokens.split(lengths.tolist())])
     return SequenceLogProbs(sums, lengths.to(tokens.device), tokens)

@@ -10,6 +10,7 @@ The identity has two parts. `scored` says what was scored: any difference refuse
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -46,6 +47,14 @@ class Score:
     total: float
     count: int
     tokens: tuple[float, ...] | None = None
+
+
+class Scores(Protocol):
+    """Whatever knows the reference's log-probs of a batch: a table of scored texts, or a moving model."""
+
+    def lookup(self, batch: GroupBatch) -> SequenceLogProbs:
+        """Return the reference's log-probs of the S completions of a batch."""
+        ...
 
 
 @dataclass

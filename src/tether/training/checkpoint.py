@@ -4,6 +4,7 @@ checkpoints/step-N/
     weights.safetensors    trainable parameters, by name
     optimizer.safetensors  AdamW's moments, `exp_avg.<name>` ...
     random.safetensors     random-number states
+    reference.safetensors  weights of a moving reference, where the run has one
     state.json             step, schedule, counters, best metric, token budget
     complete.json          sha256 of every file above; written last, so a folder without it is none
 """
@@ -26,6 +27,7 @@ from tether.policies.adapters import trainable
 from tether.records.results import file_digest, write_json
 
 MARKER = "complete.json"
+REFERENCE = "reference.safetensors"
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    reference: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write `step-N` beside the older ones, whole or not at all.
+    """Write `step-N` beside the older ones, whole or not at all; `reference` holds a moving one's weights.
 
     Raises:
         ResourceError: the disk is full or not writable; older checkpoints stay as they are.
@@ -54,6 +61,8 @@ def save(
         _save(temporary / "weights.safetensors", {n: p.detach() for n, p in trainable(model).items()})
         _save(temporary / "optimizer.safetensors", dict(_moments(optimizer, names)))
         _save(temporary / "random.safetensors", random_state())
+        if reference is not None:
+            _save(temporary / REFERENCE, reference)
         write_json(temporary / "state.json", {"step": step, **state})
         digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / MARKER, {"files": digests})
@@ -116,6 +125,12 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def reference_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint's moving reference; none where it has no such file."""
+    path = checkpoint.path / REFERENCE
+    return load_file(path) if path.is_file() else {}
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

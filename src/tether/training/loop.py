@@ -16,14 +16,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tether.config.train import TrainConfig
 from tether.errors import GuardStop, Interrupted, ResourceError
+from tether.objectives import next_state
 from tether.objectives.metrics import margin_decomposition, pair_metrics
 from tether.policies.adapters import trainable
-from tether.policies.reference import ReferenceTable
+from tether.policies.reference import Scores
 from tether.records.results import Measurement
 from tether.records.tensors import GroupBatch
 from tether.tokens.collate import collate
 from tether.tokens.loader import Updates
 from tether.training import checkpoint
+from tether.training.moving import MovingReference
 from tether.training.signals import StopRequest
 from tether.training.steps import Engine, Scored, evaluate, update_gradient
 from tether.training.track import MetricsFile, Sums, Watcher
@@ -40,7 +42,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     updates: Updates
-    table: ReferenceTable | None
+    table: Scores | None
     eval_batch: GroupBatch | None
     measure: Measure | None
     metrics: MetricsFile
@@ -55,6 +57,8 @@ class Loop:
     best: float | None = None
     best_step: int | None = None
     halved: bool = False
+    memory: dict[str, float] = field(default_factory=dict[str, float])
+    """What the objective remembers of the updates so far."""
     seconds: float = 0.0
     """Training time before the last resume."""
     began: float = field(default_factory=time.perf_counter)
@@ -104,6 +108,9 @@ def _one_update(loop: Loop) -> Scored:
     rate = float(loop.schedule.get_last_lr()[0])
     loop.optimizer.step()
     loop.schedule.step()
+    loop.memory = next_state(loop.config, scored.inputs)
+    if isinstance(loop.table, MovingReference):
+        loop.table.after_update(loop.step + 1)
     rows = len(batch)
     loop.tokens += int(batch.completion_lengths.sum())
     loop.sums.add("loss", scored.loss * rows, rows)
@@ -119,7 +126,7 @@ def _gradient(loop: Loop, batch: GroupBatch) -> Scored:
     state = torch.get_rng_state()
     try:
         loop.optimizer.zero_grad(set_to_none=True)
-        return update_gradient(loop.engine, batch, loop.table, loop.budget)
+        return update_gradient(loop.engine, batch, loop.table, loop.budget, loop.memory)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, GuardStop) or not out_of_memory(error):
             raise
@@ -216,7 +223,7 @@ def evaluate_now(loop: Loop) -> Scored:
     """Score the held-out rows with the policy as it is."""
     assert loop.eval_batch is not None
     loop.engine.model.eval()
-    return evaluate(loop.engine, loop.eval_batch, loop.table, loop.budget)
+    return evaluate(loop.engine, loop.eval_batch, loop.table, loop.budget, loop.memory)
 
 
 def flat_measurement(measurement: Measurement) -> dict[str, float | None]:
@@ -271,7 +278,8 @@ def event(loop: Loop, text: str) -> None:
 
 def save(loop: Loop) -> None:
     """Write the checkpoint of this step; older ones go only after it is whole."""
-    checkpoint.save(loop.checkpoints, loop.step, loop.engine.model, loop.optimizer, state(loop))
+    moving = loop.table.weights if isinstance(loop.table, MovingReference) else None
+    checkpoint.save(loop.checkpoints, loop.step, loop.engine.model, loop.optimizer, state(loop), moving)
     checkpoint.rotate(loop.checkpoints, loop.config.save_total_limit, keep=loop.best_step)
 
 
@@ -285,6 +293,7 @@ def state(loop: Loop) -> dict[str, Any]:
         "best_step": loop.best_step,
         "budget": loop.budget,
         "halved": loop.halved,
+        "memory": loop.memory,
         "seconds": loop.seconds + time.perf_counter() - loop.began,
         "measurements": [m.model_dump(mode="json") for m in loop.measurements],
         "events": loop.events,
@@ -295,6 +304,8 @@ def state(loop: Loop) -> dict[str, Any]:
 def restore(loop: Loop, found: checkpoint.Checkpoint) -> None:
     """Put the loop back to exactly where a checkpoint left it."""
     checkpoint.restore(found, loop.engine.model, loop.optimizer)
+    if isinstance(loop.table, MovingReference):
+        loop.table.restore(checkpoint.reference_weights(found))
     saved: Mapping[str, Any] = found.state
     schedule = {key: value for key, value in saved["schedule"].items() if key != "lr_lambdas"}
     loop.schedule.load_state_dict({**loop.schedule.state_dict(), **schedule})
@@ -304,6 +315,7 @@ def restore(loop: Loop, found: checkpoint.Checkpoint) -> None:
     loop.seconds = saved["seconds"]
     loop.sums, loop.halved = Sums(saved["sums"]), saved["halved"]
     loop.best, loop.best_step = saved["best"], saved["best_step"]
+    loop.memory = dict(saved["memory"])
     loop.measurements = [Measurement.model_validate(m) for m in saved["measurements"]]
     loop.events, loop.results = list(saved["events"]), dict(saved["results"])
     loop.metrics.rewind(found.step)

@@ -1,17 +1,21 @@
 """From the words after --reference to a table, its identity, and a way to score rows again."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tether.config.train import TrainConfig
-from tether.errors import ReferenceMismatch
+from tether.errors import ReferenceMismatch, UsageError
 from tether.generation.measure import same_vocabulary
+from tether.objectives import needs_live_reference
+from tether.policies.adapters import start_copy
 from tether.policies.artifact import MANIFEST, read_artifact, write_artifact
-from tether.policies.reference import ReferenceIdentity, ReferenceTable, table_from_columns
+from tether.policies.reference import ReferenceIdentity, ReferenceTable, Scores, table_from_columns
+from tether.policies.tilted import LiveReference
 from tether.records.rows import Preference
 from tether.tokens.render import EncodedGroup, Renderer
+from tether.training.moving import moving_reference
 from tether.training.prepare import Prepared
 from tether.training.score import Engine, fill_table, identity, open_scorer
 from tether.training.track import Watcher
@@ -32,13 +36,15 @@ class Policy:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference ready for the loop: its table (None for `none`), its record, how it was checked."""
+    """A reference ready for the loop: its scores (None for `none`), its record, how it was checked."""
 
-    table: ReferenceTable | None
+    table: Scores | None
     record: dict[str, Any]
     verified: Verified
     model: Any = None
     """The reference as a runnable model of the policy's own token-to-id map, where there is one."""
+    live: LiveReference | None = None
+    """The same to be run beside the policy at every update, where the objective reads its distributions."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     rows = [*prepared.train.rows, *prepared.held_out.rows]
     if kind == "columns":
         return _columns(groups)
+    if kind == "moving":
+        return _moving(config, policy, place)
     if kind == "artifact":
         return _artifact(config, Path(path), groups, rows, budget, watcher)
     scorer, named, again = _scorer(kind, path, config, policy, rows, groups)
@@ -76,15 +84,65 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     note = _progress(watcher, kind)
     fill_table(table, scorer[0], scorer[1], budget=budget, keep_tokens=place.keep_tokens, progress=note)
     write_artifact(folder, table, source={"model": path or policy.path, "kind": kind})
+    model = scorer[0].model if kind == "model" and same_vocabulary(policy.tokenizer, scorer[2]) else None
+    live = _live(config, kind, policy, model)
     if kind == "self":
-        verified = verify_self(policy.engine, table, place.first_update, budget)
+        verified = verify_self(replace(policy.engine, live=live), table, place.first_update, budget)
     else:
         verified = verify_rescored(table, again, budget)
     description = {"self": "the policy as it is at step 0", "prior": "the policy without the prompt"}.get(
         kind, f"the model in {path}"
     )
-    model = scorer[0].model if kind == "model" and same_vocabulary(policy.tokenizer, scorer[2]) else None
-    return Reference(table, _record(table, description), verified, model)
+    return Reference(table, _record(table, description), verified, model, live)
+
+
+def _live(config: TrainConfig, kind: str, policy: Policy, model: Any) -> LiveReference | None:
+    """Return the reference to run beside the policy, where the objective needs its distributions.
+
+    Raises:
+        UsageError: this kind of reference is scored texts only, or its tokenizer is another.
+
+    """
+    if not needs_live_reference(config):
+        return None
+    if kind == "self":
+        start = start_copy(policy.engine.model)
+        return LiveReference(policy.engine.model, adapter_off=True) if start is None else LiveReference(start)
+    if model is None:
+        raise UsageError(
+            f"loss_type {' + '.join(config.loss_type)} reads the reference's whole distributions, but "
+            f"{config.reference} gives scored texts of its own tokens only; "
+            "use reference self, or model:PATH with the policy's tokenizer"
+        )
+    return LiveReference(model)
+
+
+def _moving(config: TrainConfig, policy: Policy, place: Place) -> Reference:
+    moving = moving_reference(
+        policy.engine,
+        alpha=config.ref_model_mixup_alpha,
+        every=config.ref_model_sync_steps,
+        budget=place.budget,
+    )
+    verified = verify_self(policy.engine, moving, place.first_update, place.budget)
+    text = (
+        f"the policy as it is at step 0, moved {config.ref_model_mixup_alpha:g} of the way to the policy "
+        f"every {config.ref_model_sync_steps} updates"
+    )
+    record = {
+        "kind": "moving",
+        "description": text,
+        "identity": {
+            "scored": {
+                "weights": policy.weights,
+                "ref_model_mixup_alpha": f"{moving.alpha:g}",
+                "ref_model_sync_steps": str(moving.every),
+            },
+            "computed": {},
+        },
+        "rows": 0,
+    }
+    return Reference(moving, record, verified)
 
 
 def _progress(watcher: Watcher, kind: str) -> Callable[[int, int], None]:

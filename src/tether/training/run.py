@@ -10,7 +10,7 @@ model     <- a plain Hugging Face folder
 import secrets
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +104,8 @@ def train(
         TetherError: see `errors`; every refusal leaves the folder as it was, or its state saved.
 
     """
-    check(config, has_reference=config.reference != "none", reads=task_of(config))
+    live = config.reference == "self" or config.reference.startswith("model:")
+    check(config, has_reference=config.reference != "none", reads=task_of(config), live=live)
     folder = RunFolder(Path(config.output_dir))
     folder.acquire()
     try:
@@ -228,6 +229,7 @@ def _run(parts: Parts) -> RunRecord:
     write_json(folder.path / "preflight.json", parts.prepared.preflight)
     write_text(folder.path / "config.yaml", yaml.safe_dump(_repeatable(config), sort_keys=False))
     reference = _reference(parts, engine, budget)
+    engine = replace(engine, live=reference.live)
     parts.clock.lap("reference")
     parts.record = parts.record.model_copy(
         update={

@@ -1,6 +1,5 @@
 """On-policy measuring while a run runs: KL from the start model, samples before and after."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from tether.config.train import TrainConfig
 from tether.generation.measure import measure
 from tether.objectives import needs_reference
-from tether.policies.adapters import has_adapter
+from tether.policies.adapters import start_copy
 from tether.records.protocols import Evaluator
 from tether.records.results import Measurement, Sample, read_lines, write_lines
 from tether.records.rows import Content, Preference, canonical_json
@@ -42,7 +41,7 @@ class Sampler:
         self._prompts: list[Content] = [row.prompt for row in rows]
         self._ids = [renderer.prompt_ids(row.prompt, row.tools, row.template_arguments) for row in rows]
         # A second copy of the weights, on the CPU until it is needed: the price of an honest KL.
-        self._start: Any = _frozen_start(engine.model)
+        self._start: Any = start_copy(engine.model)
         self.first: list[dict[str, Any]] = []
         self.last: list[dict[str, Any]] = []
 
@@ -96,14 +95,6 @@ class Sampler:
             )
             for prompt, before, after in zip(self._prompts, self.first, self.last, strict=False)
         ]
-
-
-def _frozen_start(model: Any) -> Any:
-    if has_adapter(model) and all(
-        not bool(p.detach().count_nonzero()) for name, p in model.named_parameters() if ".lora_B." in name
-    ):
-        return None  # a fresh adapter changes nothing at step 0: switching it off is the start model
-    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def make_sampler(

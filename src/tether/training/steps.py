@@ -7,7 +7,7 @@ with respect to that vector, then sum(coefficient x log p) back-propagated micro
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,9 @@ from tether.errors import GuardStop
 from tether.objectives import compute, couples
 from tether.policies.layouts import Layout
 from tether.policies.logprobs import forward_backward, sequence_logprobs
-from tether.policies.reference import ReferenceTable
-from tether.records.tensors import GroupBatch, LossInputs, LossOutput, SequenceLogProbs
+from tether.policies.reference import Scores
+from tether.policies.tilted import LiveReference, tilted_logprobs
+from tether.records.tensors import GroupBatch, LossInputs, LossOutput, SequenceLogProbs, Tilted
 from tether.tokens.collate import plan_microbatches
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -35,6 +36,28 @@ class Engine:
     autocast: Autocast
     dtype: torch.dtype = torch.float32
     """What the model computes in: sets how close two log-probs must be to be called equal."""
+    live: LiveReference | None = None
+    """The reference as a model beside the policy, where the objective reads its distributions."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What an objective sees beside the policy's log-probs of S completions."""
+
+    reference: SequenceLogProbs | None
+    tilted: Tilted | None = None
+    memory: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What the objective remembers of earlier updates."""
+    training: bool = True
+
+    def __getitem__(self, index: Tensor) -> "Beside":
+        """Return the sequences at `index`."""
+        return Beside(
+            None if self.reference is None else self.reference[index],
+            None if self.tilted is None else self.tilted[index],
+            self.memory,
+            self.training,
+        )
 
 
 @dataclass(frozen=True)
@@ -46,14 +69,13 @@ class Scored:
     loss: float
 
 
-def loss_inputs(
-    batch: GroupBatch, policy: SequenceLogProbs, reference: SequenceLogProbs | None
-) -> LossInputs:
+def loss_inputs(batch: GroupBatch, policy: SequenceLogProbs, beside: Beside) -> LossInputs:
     """Join a batch with both sides' log-probs: who is chosen, who is rejected, which weights."""
     device = policy.sums.device
+    tilted = beside.tilted
     return LossInputs(
         policy=policy,
-        reference=None if reference is None else _to(reference, device),
+        reference=None if beside.reference is None else _to(beside.reference, device),
         roles=batch.roles,
         group_of=batch.group_of.to(device),
         chosen=batch.with_role("chosen", "completion").to(device),
@@ -61,6 +83,9 @@ def loss_inputs(
         weights=batch.weights.to(device),
         margins=batch.margins.to(device),
         probabilities=batch.probabilities.to(device),
+        state=beside.memory,
+        training=beside.training,
+        tilted=None if tilted is None else Tilted(tilted.away.to(device), tilted.towards.to(device)),
     )
 
 
@@ -88,18 +113,26 @@ def reduce_loss(output: LossOutput, counts: Mapping[str, int]) -> Tensor:
     return total
 
 
-def update_gradient(engine: Engine, batch: GroupBatch, table: ReferenceTable | None, budget: int) -> Scored:
+def update_gradient(
+    engine: Engine,
+    batch: GroupBatch,
+    table: Scores | None,
+    budget: int,
+    memory: Mapping[str, float] | None = None,
+) -> Scored:
     """Accumulate the gradient of one whole update into `.grad`, and return its numbers.
+
+    `memory` is what the objective remembers of earlier updates (`objectives.next_state`).
 
     Raises:
         GuardStop: a log-prob or the loss is NaN or infinite; names the rows.
 
     """
     counts = unit_counts(batch)
-    reference = table.lookup(batch) if table is not None else None
+    beside = _beside(engine, batch, table, budget, memory or {}, training=True)
     plan = plan_microbatches(batch, budget, engine.layout)
     two_phase = couples(engine.options)
-    coefficients = _coefficients(engine, batch, reference, plan, counts) if two_phase else None
+    coefficients = _coefficients(engine, batch, beside, plan, counts) if two_phase else None
     parts: list[SequenceLogProbs] = []
     for groups in plan:
         part = batch.select(groups)
@@ -115,8 +148,7 @@ def update_gradient(engine: Engine, batch: GroupBatch, table: ReferenceTable | N
             if coefficients is not None:
                 weights = coefficients[sequences[members]].to(values.sums.device)
                 return (weights * values.sums).sum()
-            piece = reference[sequences[members]] if reference is not None else None
-            inputs = loss_inputs(part.select(chunk.tolist()), values, piece)
+            inputs = loss_inputs(part.select(chunk.tolist()), values, beside[sequences[members]])
             return reduce_loss(compute(engine.options, inputs), counts)
 
         with engine.autocast():
@@ -125,7 +157,39 @@ def update_gradient(engine: Engine, batch: GroupBatch, table: ReferenceTable | N
             )
         parts.append(_to(values, torch.device("cpu")))
         _guard(part, parts[-1])
-    return _score(engine.options, batch, _join(parts), reference, counts)
+    return _score(engine.options, batch, _join(parts), beside, counts)
+
+
+def _beside(
+    engine: Engine,
+    batch: GroupBatch,
+    table: Scores | None,
+    budget: int,
+    memory: Mapping[str, float],
+    *,
+    training: bool,
+) -> Beside:
+    """Look the reference up, and run it beside the policy where the objective reads its distributions."""
+    reference = table.lookup(batch) if table is not None else None
+    return Beside(reference, _tilted(engine, batch, budget), memory, training)
+
+
+def _tilted(engine: Engine, batch: GroupBatch, budget: int) -> Tilted | None:
+    if engine.live is None:
+        return None
+    parts: list[Tilted] = []
+    for groups in plan_microbatches(batch, budget, engine.layout):
+        with torch.no_grad(), engine.autocast():
+            part = tilted_logprobs(
+                engine.model,
+                engine.live,
+                batch.select(groups),
+                step=engine.options.epsilon_dpo_epsilon,
+                layout=engine.layout,
+                head_chunk=engine.head_chunk,
+            )
+        parts.append(Tilted(part.away.cpu(), part.towards.cpu()))
+    return Tilted(torch.cat([p.away for p in parts]), torch.cat([p.towards for p in parts]))
 
 
 def update_logprobs(engine: Engine, batch: GroupBatch, budget: int) -> SequenceLogProbs:
@@ -140,17 +204,23 @@ def update_logprobs(engine: Engine, batch: GroupBatch, budget: int) -> SequenceL
     return _join(parts)
 
 
-def evaluate(engine: Engine, batch: GroupBatch, table: ReferenceTable | None, budget: int) -> Scored:
+def evaluate(
+    engine: Engine,
+    batch: GroupBatch,
+    table: Scores | None,
+    budget: int,
+    memory: Mapping[str, float] | None = None,
+) -> Scored:
     """Score held-out rows as one update: the loss and every metric are independent of the budget."""
     policy = update_logprobs(engine, batch, budget)
-    reference = table.lookup(batch) if table is not None else None
-    return _score(engine.options, batch, policy, reference, unit_counts(batch))
+    beside = _beside(engine, batch, table, budget, memory or {}, training=False)
+    return _score(engine.options, batch, policy, beside, unit_counts(batch))
 
 
 def _coefficients(
     engine: Engine,
     batch: GroupBatch,
-    reference: SequenceLogProbs | None,
+    beside: Beside,
     plan: Sequence[Sequence[int]],
     counts: Mapping[str, int],
 ) -> Tensor:
@@ -166,7 +236,7 @@ def _coefficients(
     torch.set_rng_state(state)
     joined = _join(parts)
     sums = joined.sums.clone().requires_grad_(True)
-    inputs = loss_inputs(batch, SequenceLogProbs(sums, joined.counts, joined.tokens), reference)
+    inputs = loss_inputs(batch, SequenceLogProbs(sums, joined.counts, joined.tokens), beside)
     (gradient,) = torch.autograd.grad(reduce_loss(compute(engine.options, inputs), counts), sums)
     return gradient
 
@@ -175,10 +245,10 @@ def _score(
     options: ObjectiveOptions,
     batch: GroupBatch,
     policy: SequenceLogProbs,
-    reference: SequenceLogProbs | None,
+    beside: Beside,
     counts: Mapping[str, int],
 ) -> Scored:
-    inputs = loss_inputs(batch, policy, reference)
+    inputs = loss_inputs(batch, policy, beside)
     with torch.no_grad():
         output = compute(options, inputs)
         loss = float(reduce_loss(output, counts))

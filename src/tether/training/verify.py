@@ -14,7 +14,7 @@ import torch
 
 from tether.errors import GuardStop
 from tether.objectives import zero_margin
-from tether.policies.reference import ReferenceTable
+from tether.policies.reference import ReferenceTable, Scores
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 from tether.tokens.collate import collate
 from tether.tokens.render import EncodedGroup
@@ -46,9 +46,7 @@ def noise_bound(engine: Engine, batch: GroupBatch, budget: int) -> float:
     return NOISE_FACTOR * moved + floor
 
 
-def verify_self(
-    engine: Engine, table: ReferenceTable, update: Sequence[EncodedGroup], budget: int
-) -> Verified:
+def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], budget: int) -> Verified:
     """Check the `self` reference on the first update.
 
     Raises:
