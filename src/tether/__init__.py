@@ -12,7 +12,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    name: "tether.api" for name in ("check", "generate", "make_world", "merge", "report", "score", "train")
+    name: "tether.api"
+    for name in ("check", "generate", "judge", "make_world", "merge", "report", "score", "train")
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # pyright: ignore[reportUnsupportedDunderAll]  (lazy names)

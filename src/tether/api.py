@@ -20,6 +20,20 @@ from tether.data.checks import DataReport, load
 from tether.errors import UsageError
 from tether.generation.sample import GenerateRecord
 from tether.generation.sample import generate as generate_answers
+from tether.judging.judges import Asking, Judge
+from tether.judging.named import judge_named
+from tether.judging.outputs import Outputs, read_outputs
+from tether.judging.pairwise import Cache
+from tether.judging.run import (
+    JudgePlan,
+    JudgeRecord,
+    Prices,
+    Progress,
+    Told,
+    cache_path,
+    judge_outputs,
+)
+from tether.judging.run import plan_judging as plan_judging_of
 from tether.objectives import needs_mismatched
 from tether.policies.load import config_summary
 from tether.records.protocols import Evaluator
@@ -142,6 +156,60 @@ def generate(model: str | Path, prompts: str | Path, out: str | Path, **options:
     """Answer prompts, seeded per prompt; the same as `tether generate`."""
     values = {"model": str(model), "prompts": str(prompts), "out": str(out), **options}
     return generate_answers(build(GenerateConfig, values, source="generate"))
+
+
+def judge(
+    a: str | Path | Outputs,
+    b: str | Path | Outputs,
+    *,
+    judge: str | Judge,
+    out: str | Path,
+    cache: str | Path | None = None,
+    prices: Prices | None = None,
+    asking: Asking | None = None,
+    overwrite: bool = False,
+    told: Told | None = None,
+    progress: Progress | None = None,
+) -> JudgeRecord:
+    """Judge two files of answers in both orders and write the verdicts; the same as `tether judge`.
+
+    `tether.judging.pairwise.read_verdicts(out)` reads them back.
+
+    Raises:
+        TetherError: every refusal, with one line that says what to do.
+
+    """
+    return judge_outputs(
+        _outputs(a),
+        _outputs(b),
+        judge_named(judge, asking) if isinstance(judge, str) else judge,
+        Path(out),
+        cache=None if cache is None else Path(cache),
+        prices=prices,
+        overwrite=overwrite,
+        told=told,
+        progress=progress,
+    )
+
+
+def plan_judging(
+    a: str | Path | Outputs,
+    b: str | Path | Outputs,
+    *,
+    judge: str | Judge,
+    out: str | Path,
+    cache: str | Path | None = None,
+    prices: Prices | None = None,
+    asking: Asking | None = None,
+) -> JudgePlan:
+    """Return what `judge` would ask and cost; a judge on this machine is timed on its first questions."""
+    kept = Cache(cache_path(Path(out)) if cache is None else Path(cache))
+    asked = judge_named(judge, asking) if isinstance(judge, str) else judge
+    return plan_judging_of(_outputs(a), _outputs(b), asked, cache=kept, prices=prices, time_it=True)
+
+
+def _outputs(answers: str | Path | Outputs) -> Outputs:
+    return answers if isinstance(answers, Outputs) else read_outputs(Path(answers))
 
 
 def make_world(name: str, out: str | Path, **options: Any) -> WorldFiles:

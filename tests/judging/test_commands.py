@@ -118,7 +118,7 @@ def test_what_cannot_be_compared_is_refused_with_the_next_step(tmp_path: Path) -
         compare([answers, _answers(tmp_path, "b", [3, 4])])
     with pytest.raises(UsageError, match="different kinds"):
         compare([answers, _annotations(tmp_path)])
-    with pytest.raises(UsageError, match="server:URL#MODEL"):
+    with pytest.raises(UsageError, match="server:http"):
         compare([answers, answers], judge="server:http://127.0.0.1:9/v1")
     with pytest.raises(UsageError, match="length, random"):
         compare([answers, answers], judge="oracle")

@@ -14,6 +14,7 @@ class Counting:
     """Prefers the answer shown first by 0.7, and fails on demand."""
 
     name = identity = "counting"
+    free, at_once = True, 64
 
     def __init__(self, fail: set[str] = frozenset()) -> None:
         self.asked: list[Question] = []

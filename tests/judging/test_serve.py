@@ -12,6 +12,7 @@ pytest.importorskip("uvicorn", reason="transformers serve needs uvicorn (make se
 
 from tests.servers import transformers_serve
 from tests.tiny import tiny_model, tiny_tokenizer
+from tether.judging.client import Server
 from tether.judging.judges import Question
 from tether.judging.server import ServerJudge
 
@@ -36,13 +37,13 @@ def says_b(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 
 
 def test_a_real_server_without_probabilities_is_read_by_its_letter(says_b: tuple[str, str]) -> None:
-    judge = ServerJudge(*says_b, workers=2)
+    judge = ServerJudge(Server(says_b[0], workers=2), says_b[1])
     opinions = judge([Question("2 + 2?", "4", "5"), Question("2 + 2?", "5", "4")])
     assert [opinion.share for opinion in opinions] == [0.0, 0.0]
-    assert judge.retries == 0
+    assert judge.usage.retries == 0
 
 
 def test_a_model_the_server_does_not_have_is_a_failure_not_a_verdict(says_b: tuple[str, str]) -> None:
-    (opinion,) = ServerJudge(says_b[0], "another", attempts=2)([Question("2 + 2?", "4", "5")])
+    (opinion,) = ServerJudge(Server(says_b[0], attempts=2), "another")([Question("2 + 2?", "4", "5")])
     assert opinion.share is None
     assert opinion.error == "HTTP 400 after 1 attempts"

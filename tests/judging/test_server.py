@@ -1,4 +1,5 @@
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,8 @@ import pytest
 pytest.importorskip("openai", reason="the judge extra is not installed")
 
 from tests.servers import Stub, asked, completion, serving
+from tether.errors import UsageError
+from tether.judging.client import Server
 from tether.judging.judges import Question
 from tether.judging.pairwise import Cache, Pair, judge_pairs
 from tether.judging.server import ServerJudge
@@ -20,7 +23,7 @@ def _first_is_four(body: dict) -> dict:
 
 
 def _judge(url: str, **options) -> ServerJudge:
-    return ServerJudge(url, "m", wait=0.0, sleep=lambda _: None, **options)
+    return ServerJudge(Server(url, **{"wait": 0.0, "sleep": lambda _: None, **options}), "m")
 
 
 def test_probabilities_of_the_two_letters_are_the_verdict() -> None:
@@ -39,7 +42,7 @@ def test_without_probabilities_the_letter_is_parsed_and_nothing_is_guessed() -> 
         assert ("unparsed" in opinion.error) == (share is None)
 
 
-@pytest.mark.parametrize("fault", ["timeout", "429", "500", "503", "truncated"])
+@pytest.mark.parametrize("fault", ["timeout", "slow", "cut", "429", "500", "503", "truncated", "not json"])
 def test_a_passing_fault_is_tried_again(fault: str) -> None:
     stub = Stub(_first_is_four)
     stub.faults = [fault, fault]
@@ -47,7 +50,7 @@ def test_a_passing_fault_is_tried_again(fault: str) -> None:
         judge = _judge(url, timeout=0.3, workers=1)
         (opinion,) = judge([QUESTION])
     assert opinion.share == pytest.approx(0.8 / 0.9)
-    assert judge.retries == 2
+    assert judge.usage.retries == 2
 
 
 def test_tries_are_bounded_and_the_failure_is_told() -> None:
@@ -58,6 +61,61 @@ def test_tries_are_bounded_and_the_failure_is_told() -> None:
     assert opinion.share is None
     assert opinion.error == "HTTP 500 after 3 attempts"
     assert len(stub.requests) == 3
+
+
+def test_an_answer_that_only_drips_ends_at_the_deadline() -> None:
+    stub = Stub(_first_is_four)
+    stub.faults = ["slow"] * 9
+    with serving(stub) as url:
+        began = time.monotonic()
+        (opinion,) = _judge(url, timeout=0.3, attempts=2)([QUESTION])
+    assert opinion.error == "timeout after 2 attempts"
+    assert time.monotonic() - began < 5  # the reply takes 20 s to drip; no pause in it is longer than 0.05 s
+
+
+def test_tokens_that_are_no_letter_are_counted_as_unparsed() -> None:
+    stub = Stub(_first_is_four)
+    stub.faults = ["wrong tokens"]
+    with serving(stub) as url:
+        (opinion,) = _judge(url)([QUESTION])
+    assert opinion.share is None
+    assert opinion.error == "unparsed: 'The'"
+
+
+def test_a_server_may_say_how_long_to_wait() -> None:
+    waits: list[float] = []
+    stub = Stub(_first_is_four)
+    stub.faults, stub.retry_after = ["429", "503"], "7"
+    with serving(stub) as url:
+        _judge(url, wait=0.01, sleep=waits.append)([QUESTION])
+    assert waits == [7, 7]
+
+
+def test_a_server_without_probabilities_is_asked_without_them_and_remembered() -> None:
+    stub = Stub(lambda body: completion(None, "A"))
+    stub.refuse = ("logprobs", "top_logprobs", "temperature", "max_tokens")
+    with serving(stub) as url:
+        judge = _judge(url, workers=1, attempts=1)
+        opinions = judge([QUESTION, QUESTION])
+    assert [opinion.share for opinion in opinions] == [1.0, 1.0]
+    sent = [request["body"] for request in stub.requests]
+    assert set(sent[-1]) == {"model", "messages", "max_completion_tokens"}
+    assert len(sent) == 3 + 1 + 1  # three refusals in all, then each question once
+    assert judge.usage.retries == 0
+
+
+def test_a_key_in_the_address_is_refused_before_it_becomes_a_name() -> None:
+    for url in ("http://user:sk-1@host/v1", "http://host/v1?key=sk-1", "host/v1", "file:///etc/passwd"):
+        with pytest.raises(UsageError) as error:
+            Server(url)
+        assert "sk-1" not in str(error.value)
+
+
+def test_the_tokens_a_server_counts_are_added_up() -> None:
+    with serving(Stub(_first_is_four)) as url:
+        judge = _judge(url, workers=4)
+        judge([QUESTION] * 6)
+    assert (judge.usage.requests, judge.usage.prompt_tokens, judge.usage.completion_tokens) == (6, 42, 6)
 
 
 def test_a_refusal_is_not_tried_again() -> None:
@@ -73,8 +131,7 @@ def test_waiting_doubles() -> None:
     stub = Stub(_first_is_four)
     stub.faults = ["429"] * 4
     with serving(stub) as url:
-        judge = ServerJudge(url, "m", wait=1.0, sleep=waits.append)
-        judge([QUESTION])
+        _judge(url, wait=1.0, sleep=waits.append)([QUESTION])
     assert len(waits) == 4
     assert all(0.5 * 2**i <= wait <= 2**i for i, wait in enumerate(waits))
 

@@ -67,11 +67,13 @@ def compare(
         document, sentence = _annotations(files, by, require, draws, seed)
     else:
         if kind == "answers":
+            from tether.judging.named import judge_named
+
             if judge is None:
                 raise UsageError(
                     "answers need --judge: length, random, world:NAME, server:URL#MODEL, local:MODEL"
                 )
-            found, streamed = _judged(files, make_judge(judge), cache, seed if stream else None)
+            found, streamed = _judged(files, judge_named(judge), cache, seed if stream else None)
         else:
             found, streamed = _read(files), None
         if verdicts is not None:
@@ -89,45 +91,6 @@ def compare(
     if sentence is not None and not document["requirement"]["shown"]:
         raise NotBetter(sentence)
     return 0
-
-
-def make_judge(spec: str) -> "Judge":
-    """Return the judge a user named.
-
-    Raises:
-        UsageError: no judge of this form.
-
-    """
-    from tether.judging.judges import EvaluatorJudge, LengthJudge, RandomJudge
-
-    kind, _, rest = spec.partition(":")
-    if spec == "length":
-        return LengthJudge()
-    if spec == "random":
-        return RandomJudge()
-    if kind == "world" and rest:
-        from tether.worlds import load_world
-
-        world = load_world(rest)
-        return EvaluatorJudge(spec, world.evaluator(), f"world:{world.name}:{world.version}")
-    if kind == "server" and rest:
-        url, _, model = rest.rpartition("#")
-        if not url or not model:
-            raise UsageError(
-                f"--judge {spec}: write server:URL#MODEL, http://127.0.0.1:8000/v1#name for instance"
-            )
-        try:
-            from tether.judging.server import ServerJudge
-        except ImportError as error:
-            raise UsageError(
-                f"--judge {spec} needs the openai client: pip install 'tether[judge]'"
-            ) from error
-        return ServerJudge(url, model)
-    if kind == "local" and rest:
-        from tether.judging.local import LocalJudge
-
-        return LocalJudge(rest)
-    raise UsageError(f"--judge {spec}: length, random, world:NAME, server:URL#MODEL or local:MODEL")
 
 
 def _kind(path: Path) -> str:
@@ -148,17 +111,13 @@ def _kind(path: Path) -> str:
 def _judged(
     files: list[Path], judge: "Judge", cache: Path | None, stream_seed: int | None
 ) -> "tuple[list[Verdict], Stream | None]":
-    from tether.judging.outputs import pair_outputs, read_outputs
+    from tether.judging.outputs import names_of, pair_outputs, read_outputs
     from tether.judging.pairwise import Cache, judge_pairs, judge_until_known
 
     outputs = [read_outputs(path) for path in files]
-    names = [one.name for one in outputs]
-    if len(names) < 2:
+    if len(files) < 2:
         raise UsageError("at least two files of answers are needed")
-    if len(set(names)) != len(names):
-        names = [path.stem for path in files]
-    if len(set(names)) != len(names):
-        raise UsageError(f"two files name the same model and have the same name: {', '.join(names)}")
+    names = names_of(outputs)
     kept, found = Cache(cache), []
     for i, j in combinations(range(len(outputs)), 2):
         paired = pair_outputs(outputs[i], outputs[j])

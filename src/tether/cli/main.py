@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": ("tether.cli.generate:generate", "Answer prompts, seeded per prompt.", LOOK),
     "report": ("tether.cli.report:report", "Rebuild a run's page and model card.", LOOK),
     "winrate": ("tether.cli.winrate:winrate", "Win rates with intervals from annotations.", LOOK),
+    "judge": ("tether.cli.judge:judge", "Verdicts on two models' answers, both orders.", LOOK),
     "compare": ("tether.cli.compare:compare", "Which model is better, by how much, how surely.", LOOK),
     "demo": ("tether.cli.demo:demo", "Tune the bundled model and write its page.", WORLDS),
     "world": ("tether.cli.world:app", "Worlds whose true reward is known.", WORLDS),

@@ -1,12 +1,16 @@
 """What a training run shows: one live line, a short table of what was measured, and notes."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 10
+"""Where standard error is no terminal, a count is one line that often at most."""
 
 HEAD = f"{'step':>9}  {'loss':>7} {'margin':>8} {'accuracy':>8} {'chosen':>8} {'rejected':>8}  {'tok/s':>7}"
 
@@ -81,6 +85,35 @@ class Terminal:
             self._tokens = line["num_tokens"]
         shown = [f"{value:.4f}" if value is not None else "" for value in cells]
         return f"{where:>9}  {shown[0]:>7} " + " ".join(f"{cell:>8}" for cell in shown[1:]) + f"  {rate:>7}"
+
+
+@contextmanager
+def counting(unit: str, *, quiet: bool = False) -> Generator[Callable[[int, int], None]]:
+    """Yield a function told (done, of how many): one live line with the time left, or a line now and then."""
+    console = Console(stderr=True, markup=False, highlight=False)
+    began = last = time.perf_counter()
+    live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+
+    def told(done: int, total: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if quiet or (live is None and done < total and now - last < SECONDS_BETWEEN_LINES):
+            return
+        last = now
+        left = f", {_clock((now - began) / done * (total - done))} left" if 0 < done < total else ""
+        text = Text(f"{done} of {total} {unit}{left}", no_wrap=True, overflow="ellipsis")
+        if live is None:
+            console.print(text)
+        else:
+            live.update(text)
+
+    if live is not None and not quiet:
+        live.start()
+    try:
+        yield told
+    finally:
+        if live is not None and not quiet:
+            live.stop()
 
 
 def measured(line: Mapping[str, Any]) -> str:

@@ -6,15 +6,19 @@ not. `pairwise` asks it in both orders. Judges that need a server or a model liv
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from tether.records.protocols import Evaluator
-from tether.records.rows import Content, canonical_json
+from tether.records.rows import Content, Message, canonical_json
 
 PROMPT_VERSION = 1
 """Raised whenever a word of the judge's prompt changes: verdicts of two versions are never mixed."""
+
+CHEAP = 256
+"""Pairs asked in one call of a judge that answers at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,70 @@ class Judge(Protocol):
     identity: str
     """Everything that decides a verdict (name, weights or model, prompt version); part of the cache key."""
 
+    free: bool
+    """Asking costs nothing and leaves this machine nowhere."""
+    at_once: int
+    """Pairs asked in one call; after each call the opinions are kept."""
+
     def __call__(self, questions: Sequence[Question]) -> list[Opinion]:
         """Return one opinion per question."""
         ...
+
+
+@dataclass
+class Usage:
+    """What was asked of a server so far."""
+
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    """As the server counts them; 0 where it does not say."""
+    completion_tokens: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def count(self, requests: int = 0, retries: int = 0, reply: Mapping[str, Any] | None = None) -> None:
+        """Add to the counts, from any thread."""
+        said = reply.get("usage") if reply is not None else None
+        with self.lock:
+            self.requests += requests
+            self.retries += retries
+            if isinstance(said, Mapping):
+                self.prompt_tokens += _whole(said.get("prompt_tokens"))
+                self.completion_tokens += _whole(said.get("completion_tokens"))
+
+
+@runtime_checkable
+class Paid(Protocol):
+    """A judge whose questions may cost money: what it sends and what it has used can be counted."""
+
+    usage: Usage
+    reply_tokens: int
+    """Most tokens of one reply."""
+
+    def messages(self, question: Question) -> list[dict[str, str]]:
+        """Return what is sent for one question."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How to ask a judge: what concerns servers, and the device of models on this machine."""
+
+    key_variable: str = "OPENAI_API_KEY"
+    timeout: float = 60.0
+    attempts: int = 5
+    workers: int = 8
+    reply_tokens: int = 1
+    device: str = "cpu"
+    seed: int = 0
+    """Of the judge `random`."""
 
 
 class LengthJudge:
     """Control: the longer answer wins. A model that beats this judge's favourite did not do so by length."""
 
     name = identity = "length"
+    free, at_once = True, CHEAP
 
     def __call__(self, questions: Sequence[Question]) -> list[Opinion]:
         """Return 1 where the first answer has more characters, 1/2 where they are equal."""
@@ -61,6 +120,7 @@ class RandomJudge:
     """Control: a coin per pair of answers, the same in both orders; nothing can be better than another."""
 
     name = "random"
+    free, at_once = True, CHEAP
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -82,7 +142,12 @@ class RandomJudge:
 class EvaluatorJudge:
     """The answer with the higher score wins: a world's known reward, or a reward model."""
 
-    def __init__(self, name: str, evaluator: Evaluator, identity: str | None = None) -> None:
+    free = True
+
+    def __init__(
+        self, name: str, evaluator: Evaluator, identity: str | None = None, *, at_once: int = CHEAP
+    ) -> None:
+        self.at_once = at_once
         self.name = name
         self.identity = identity or name
         self._evaluator = evaluator
@@ -116,7 +181,7 @@ def judge_messages(question: Question) -> list[dict[str, str]]:
     The marks carry a hash of everything between them, so that no answer can contain its own closing mark, and
     nothing in an answer reads as a control token.
     """
-    prompt = _plain(question.prompt)
+    prompt = plain_text(question.prompt)
     text = canonical_json([prompt, question.first, question.second])
     mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     parts = [
@@ -128,13 +193,15 @@ def judge_messages(question: Question) -> list[dict[str, str]]:
     return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": "\n\n".join(parts)}]
 
 
-def neutral(text: str) -> str:
+def neutral(text: str, *, quotes: bool = False) -> str:
     """Return the text with everything that looks like a control token broken by a word joiner (U+2060).
 
-    `<|im_end|>`, `</s>`, `<start_of_turn>`, `[INST]` stay readable and are no longer the token's spelling.
+    `<|im_end|>`, `</s>`, `<start_of_turn>`, `[INST]` stay readable and are no longer the token's spelling;
+    with `quotes` neither is a row of three quotation marks, where a prompt marks its texts by them.
     """
     text = re.sub(r"<(?=[|/A-Za-z_\uff5c])", "<\u2060", text)
-    return re.sub(r"\[(?=/?[A-Z_]{2,}\])", "[\u2060", text)
+    text = re.sub(r"\[(?=/?[A-Z_]{2,}\])", "[\u2060", text)
+    return re.sub(r"""(["'])\1\1""", "\\1\\1\u2060\\1", text) if quotes else text
 
 
 def share_of_first(weights: dict[str, float]) -> float | None:
@@ -154,7 +221,19 @@ def _block(name: str, mark: str, text: str) -> str:
     return f"=== {name} {mark} ===\n{neutral(text)}\n=== end of {name} {mark} ==="
 
 
-def _plain(prompt: Content) -> str:
+def plain_text(prompt: Content) -> str:
+    """Return a prompt as one text: a lone user turn as it is, the turns of a longer chat after their role."""
     if isinstance(prompt, str):
         return prompt
-    return "\n\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in prompt)
+    if len(prompt) == 1 and prompt[0].get("role") == "user":
+        return _said(prompt[0])
+    return "\n\n".join(f"{message.get('role', '')}: {_said(message)}" for message in prompt)
+
+
+def _said(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else canonical_json(content)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

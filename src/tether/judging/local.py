@@ -4,26 +4,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from tether.errors import ModelError
 from tether.judging.judges import PROMPT_VERSION, Opinion, Question, judge_messages
 from tether.policies.load import load_model
+from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
 
 
 class LocalJudge:
     """Asks a chat model of a folder; without a chat template the same words are plain text."""
 
+    free, at_once = True, 2
+
     def __init__(self, path: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         loaded = load_model(path, dtype=dtype, device=device)
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer: Any = load_tokenizer(path)
         self.name = f"local:{path}"
         self.identity = f"local:{loaded.weights}:{loaded.adapter}:v{PROMPT_VERSION}"
         self._model: Any = loaded.model
         self._device = device
-        ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        self._renderer = Renderer(tokenizer, frozenset(ends))
+        self._renderer = Renderer(tokenizer, stop_ids(tokenizer, path))
         self._chat = bool(tokenizer.chat_template)
         self._options = [_option_ids(tokenizer, letter) for letter in "AB"]
         if not all(self._options) or self._options[0] & self._options[1]:

@@ -1,12 +1,12 @@
 """Files of answers: `tether generate`'s JSONL and AlpacaEval's model_outputs.json; paired by prompt."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tether.errors import DataError
+from tether.errors import DataError, UsageError
 from tether.judging.pairwise import Pair
 from tether.records.rows import Content, canonical_json
 
@@ -54,6 +54,21 @@ def read_outputs(path: Path) -> Outputs:
         names[str(row.get("model", row.get("generator", "")))] = None
     named = [name for name in names if name]
     return Outputs(named[0] if len(named) == 1 else path.stem, str(path), answers)
+
+
+def names_of(outputs: Sequence[Outputs]) -> list[str]:
+    """Return one name per model: what the rows say, or the files' names where those are the same.
+
+    Raises:
+        UsageError: two files name the same model and are called the same.
+
+    """
+    names = [one.name for one in outputs]
+    if len(set(names)) != len(names):
+        names = [Path(one.source).stem for one in outputs]
+    if len(set(names)) != len(names):
+        raise UsageError(f"two files name the same model and have the same name: {', '.join(names)}")
+    return names
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

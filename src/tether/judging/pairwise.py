@@ -76,6 +76,15 @@ class Cache:
         self.hits += share is not None
         return share
 
+    @property
+    def size(self) -> int:
+        """Number of questions whose answer is kept."""
+        return len(self._known)
+
+    def holds(self, key: str) -> bool:
+        """Tell whether this question needs no asking."""
+        return key in self._known
+
     def add(self, opinions: Iterable[tuple[str, float]]) -> None:
         """Keep new opinions; they are on disk when this returns."""
         lines: list[str] = []
@@ -99,7 +108,7 @@ def judge_pairs(
     models: tuple[str, str],
     *,
     cache: Cache | None = None,
-    batch: int = 64,
+    batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Verdict]:
     """Ask the judge about every pair in both orders; only what the cache does not know is asked.
@@ -109,11 +118,11 @@ def judge_pairs(
         judge: see `judges.Judge`.
         models: names of A and B.
         cache: kept between calls and runs.
-        batch: pairs asked at a time; after each, its opinions are in the cache.
+        batch: pairs asked at a time, the judge's own number without one; after each, the cache has them.
         progress: told (pairs done, pairs in all).
 
     """
-    cache = cache or Cache()
+    cache, batch = cache or Cache(), batch or judge.at_once
     verdicts: list[Verdict] = []
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
@@ -150,12 +159,14 @@ def judge_until_known(
     models: tuple[str, str],
     *,
     cache: Cache | None = None,
-    batch: int = 8,
+    batch: int = 1,
     alpha: float = 0.05,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Verdict], Stream]:
     """Judge prompts in a random order until equality is refuted at level alpha, or all are judged.
 
+    `batch` prompts are asked at the same time, and the asking stops after a whole batch.
     Samples of one prompt count as one verdict, their mean.
 
     Raises:
@@ -169,12 +180,15 @@ def judge_until_known(
     random.Random(seed).shuffle(names)
     cache, state, verdicts = cache or Cache(), SequentialComparison(alpha), []
     for start in range(0, len(names), batch):
-        for name in names[start : start + batch]:
-            found = judge_pairs(prompts[name], judge, models, cache=cache)
-            verdicts += found
-            shares = [v.share for v in found if v.share is not None]
+        part = names[start : start + batch]
+        found = judge_pairs([pair for name in part for pair in prompts[name]], judge, models, cache=cache)
+        verdicts += found
+        for name in part:
+            shares = [v.share for v in found if v.id == name and v.share is not None]
             if shares:
                 state.add(sum(shares) / len(shares))
+        if progress is not None:
+            progress(start + len(part), len(names))
         if state.decided:
             break
     if not state.values:

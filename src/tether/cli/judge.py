@@ -1,0 +1,175 @@
+"""`tether judge`: verdicts on two models' answers, each pair shown in both orders, nothing asked twice."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tether.cli.output import console, print_json, print_table
+from tether.cli.progress import counting
+from tether.cli.stopping import stoppable
+
+if TYPE_CHECKING:
+    from tether.judging.run import JudgePlan, JudgeRecord
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def judge(
+    a: Path,
+    b: Path,
+    /,
+    *,
+    judge: str,
+    out: Path,
+    plan: Flag = False,
+    cache: Path | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    key_variable: str = "OPENAI_API_KEY",
+    workers: int = 8,
+    timeout: float = 60.0,
+    attempts: int = 5,
+    reply_tokens: int = 1,
+    device: str = "cpu",
+    seed: int = 0,
+    overwrite: Flag = False,
+    json: Flag = False,
+    quiet: Flag = False,
+) -> int:
+    """Judge two files of answers pair by pair, in both orders; a restart asks only what is missing.
+
+    Parameters
+    ----------
+    a
+        Answers of one model: JSONL of tether generate, or AlpacaEval's model_outputs.json.
+    b
+        Answers of the other.
+    judge
+        length, random, world:NAME, local:MODEL, reward:MODEL, server:URL#MODEL or alpacaeval:FOLDER@URL.
+    out
+        File of verdicts to write, for tether compare.
+    plan
+        Say what would be asked, its cost and its time, and stop. A judge on this machine is timed.
+    cache
+        File of opinions, kept while they come in [beside --out].
+    price_in
+        Price of a million tokens sent, in any currency; without both prices no cost is shown.
+    price_out
+        Price of a million tokens received.
+    key_variable
+        Environment variable that holds the server's key.
+    workers
+        Questions a server is asked at the same time.
+    timeout
+        Seconds one try may take.
+    attempts
+        Tries per question; the pauses between them double.
+    reply_tokens
+        Most tokens of a reply; above 1 the letter is read from the text.
+    device
+        Where local and reward models run: cpu, cuda, cuda:1.
+    seed
+        Of the judge random.
+    overwrite
+        Let --out lose verdicts on other models or by another judge.
+    json
+        Print one JSON document instead of tables.
+    quiet
+        No progress and no notes.
+
+    """
+    from tether import api
+    from tether.judging.judges import Asking
+    from tether.judging.run import Prices
+
+    asking = Asking(
+        key_variable=key_variable,
+        timeout=timeout,
+        attempts=attempts,
+        workers=workers,
+        reply_tokens=reply_tokens,
+        device=device,
+        seed=seed,
+    )
+    prices = Prices(price_in, price_out)
+    if plan:
+        planned = api.plan_judging(a, b, judge=judge, out=out, cache=cache, prices=prices, asking=asking)
+        if json:
+            print_json(planned)
+        else:
+            print_table("", ["", "planned"], plan_rows(planned))
+        return 0
+    stopped = f"stopped; what was asked so far is kept beside {out}, the same command goes on from there"
+    with stoppable(stopped), counting("pairs", quiet=quiet or json) as progress:
+        record = api.judge(
+            a,
+            b,
+            judge=judge,
+            out=out,
+            cache=cache,
+            prices=prices,
+            asking=asking,
+            overwrite=overwrite,
+            told=None if quiet or json else tell,
+            progress=progress,
+        )
+    if json:
+        print_json(record)
+    elif not quiet:
+        show(record)
+    return 0
+
+
+def tell(plan: "JudgePlan") -> None:
+    """Say on standard error what is about to be asked, and what it costs."""
+    lines = [f"{plan.a} and {plan.b}: {plan.pairs} pairs on {plan.prompts} prompts, judge {plan.judge}"]
+    if plan.only_a or plan.only_b:
+        lines.append(f"  without a partner: {plan.only_a} and {plan.only_b} answers")
+    text = f"  {plan.to_ask} questions to ask, {plan.known} known"
+    if plan.prompt_tokens is not None:
+        text += f"; about {plan.prompt_tokens} tokens to send, {plan.completion_tokens} to receive at most"
+        text += "; no prices given" if plan.cost is None else f"; cost about {plan.cost:.2f}"
+    for line in [*lines, text]:
+        console(stderr=True).print(line)
+
+
+def plan_rows(plan: "JudgePlan") -> list[tuple[str, str]]:
+    """Return the plan for people."""
+    rows = [
+        ("judge", plan.judge),
+        ("models", f"{plan.a}, {plan.b}"),
+        ("pairs", f"{plan.pairs} on {plan.prompts} prompts"),
+        ("without a partner", f"{plan.only_a}, {plan.only_b}"),
+        ("questions", f"{plan.questions}, both orders"),
+        ("known", str(plan.known)),
+        ("to ask", str(plan.to_ask)),
+    ]
+    if plan.prompt_tokens is not None:
+        rows.append(("tokens to send", f"about {plan.prompt_tokens}"))
+        rows.append(("tokens to receive", f"at most {plan.completion_tokens}"))
+        rows.append(("cost", "no prices given" if plan.cost is None else f"about {plan.cost:.2f}"))
+    if plan.seconds is not None:
+        rows.append(("time", f"about {plan.seconds:.0f} s"))
+    elif plan.to_ask:
+        rows.append(("time", "a server is timed when it is asked"))
+    return rows
+
+
+def show(record: "JudgeRecord") -> None:
+    """Print what was judged, and what was not."""
+    rows = [
+        ("judged in both orders", f"{record.judged} of {record.pairs} pairs"),
+        ("without a verdict", f"{record.failed}, in no rate"),
+        ("asked, known", f"{record.asked}, {record.known} questions"),
+    ]
+    rows += [(f"  {reason}", str(count)) for reason, count in record.errors.items()]
+    if record.prompt_tokens is not None:
+        rows.append(("tried again", str(record.retries)))
+        rows.append(("tokens sent, received", f"{record.prompt_tokens}, {record.completion_tokens}"))
+    if record.cost is not None:
+        rows.append(("cost", f"{record.cost:.2f}"))
+    print_table(f"A: {record.a}   B: {record.b}   judge: {record.judge}", ["", "value"], rows)
+    console().print(f"{record.out}; now: tether compare {record.out}")
+    if record.failed:
+        console().print("the same command asks again what has no verdict")
