@@ -20,14 +20,13 @@ from tether.data.checks import DataReport, load
 from tether.errors import UsageError
 from tether.generation.sample import GenerateRecord
 from tether.generation.sample import generate as generate_answers
-from tether.judging.judges import Asking, Judge
+from tether.judging.judges import Asking, Judge, Prices
 from tether.judging.named import judge_named
 from tether.judging.outputs import Outputs, read_outputs
 from tether.judging.pairwise import Cache
 from tether.judging.run import (
     JudgePlan,
     JudgeRecord,
-    Prices,
     Progress,
     Told,
     cache_path,

@@ -13,8 +13,10 @@ from tests.servers import Stub, asked, completion, serving
 from tether.cli.judge import judge
 from tether.cli.main import main
 from tether.errors import Interrupted, RunFolderError
+from tether.judging.judges import Asking, Prices
 from tether.judging.pairwise import read_verdicts
 
+ONCE, ONE_AT_A_TIME = Asking(workers=1, attempts=1), Asking(workers=1)
 SECRET = "sk-tether-test-0123456789"
 
 
@@ -47,7 +49,7 @@ def test_the_plan_asks_no_server_and_tells_tokens_and_cost(two, tmp_path: Path, 
     stub = Stub(lambda _: completion({"A": 1.0}))
     with serving(stub) as url:
         spec = f"server:{url}#m"
-        judge(*two, judge=spec, out=tmp_path / "v.jsonl", plan=True, price_in=10.0, price_out=30.0, json=True)
+        judge(*two, judge=spec, out=tmp_path / "v.jsonl", plan=True, prices=Prices(10.0, 30.0), json=True)
         plan = json.loads(capsys.readouterr().out)
         judge(*two, judge=spec, out=tmp_path / "v.jsonl", plan=True)
         assert "no prices given" in capsys.readouterr().out
@@ -74,10 +76,10 @@ def test_a_restart_asks_only_what_is_missing_and_failures_are_shown(two, tmp_pat
     out = tmp_path / "v.jsonl"
     with serving(stub) as url:
         spec = f"server:{url}#m"
-        judge(*two, judge=spec, out=out, workers=1, attempts=1, price_in=1e6, price_out=0.0)
+        judge(*two, judge=spec, out=out, asking=ONCE, prices=Prices(1e6, 0.0))
         first = capsys.readouterr()
         asked_first = len(stub.requests)
-        judge(*two, judge=spec, out=out, workers=1, attempts=1, json=True)
+        judge(*two, judge=spec, out=out, asking=ONCE, json=True)
     record = json.loads(capsys.readouterr().out)
     assert "12 questions to ask, 0 known" in first.err
     assert "2, in no rate" in first.out and "HTTP 401 after 1 attempts" in first.out
@@ -95,7 +97,7 @@ def test_the_key_is_sent_and_written_nowhere(two, tmp_path: Path, capsys, monkey
     out.parent.mkdir()
     with serving(stub) as url:
         spec = f"server:{url}#m"
-        options = {"judge": spec, "out": out, "key_variable": "MY_JUDGE_KEY", "workers": 1}
+        options = {"judge": spec, "out": out, "asking": Asking("MY_JUDGE_KEY", workers=1)}
         judge(*two, **options, plan=True)
         judge(*two, **options)
         judge(*two, **options, json=True)
@@ -134,12 +136,12 @@ def test_a_stop_keeps_what_was_asked(two, tmp_path: Path, number: int, status: i
     with serving(stub) as url:
         spec = f"server:{url}#m"
         with pytest.raises(Interrupted) as error:
-            judge(*two, judge=spec, out=out, workers=1, quiet=True)
+            judge(*two, judge=spec, out=out, asking=ONE_AT_A_TIME, quiet=True)
         assert error.value.exit_code == status
         kept = len((tmp_path / "v.cache.jsonl").read_text().splitlines())
         assert 2 <= kept <= stop_at
         before = len(stub.requests)
-        judge(*two, judge=spec, out=out, workers=1, quiet=True)
+        judge(*two, judge=spec, out=out, asking=ONE_AT_A_TIME, quiet=True)
     assert len(stub.requests) == before + 12 - kept
     assert len(read_verdicts(out)) == 6
 
@@ -151,5 +153,7 @@ def test_it_is_a_command_and_errors_are_one_line(two, tmp_path: Path, capsys) ->
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit) as ended:
-        main(["judge", str(two[0]), str(two[1]), "--judge", "random", "--out", out, "--quiet"])
+        words = ["--judge", "random", "--judge-seed", "3", "--price-in", "2", "--workers", "4", "--quiet"]
+        main(["judge", str(two[0]), str(two[1]), "--out", out, *words])
     assert ended.value.code == 0
+    assert {verdict.judge for verdict in read_verdicts(Path(out))} == {"random:3"}

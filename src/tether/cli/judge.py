@@ -8,11 +8,13 @@ from cyclopts import Parameter
 from tether.cli.output import console, print_json, print_table
 from tether.cli.progress import counting
 from tether.cli.stopping import stoppable
+from tether.judging.judges import Asking, Prices
 
 if TYPE_CHECKING:
     from tether.judging.run import JudgePlan, JudgeRecord
 
 Flag = Annotated[bool, Parameter(negative=())]
+NO_PRICES, PLAINLY = Prices(), Asking()
 
 
 def judge(
@@ -24,16 +26,9 @@ def judge(
     out: Path,
     plan: Flag = False,
     cache: Path | None = None,
-    price_in: float | None = None,
-    price_out: float | None = None,
-    key_variable: str = "OPENAI_API_KEY",
-    workers: int = 8,
-    timeout: float = 60.0,
-    attempts: int = 5,
-    reply_tokens: int = 1,
-    device: str = "cpu",
-    seed: int = 0,
     overwrite: Flag = False,
+    prices: Annotated[Prices, Parameter(name="*")] = NO_PRICES,
+    asking: Annotated[Asking, Parameter(name="*")] = PLAINLY,
     json: Flag = False,
     quiet: Flag = False,
 ) -> int:
@@ -53,26 +48,12 @@ def judge(
         Say what would be asked, its cost and its time, and stop. A judge on this machine is timed.
     cache
         File of opinions, kept while they come in [beside --out].
-    price_in
-        Price of a million tokens sent, in any currency; without both prices no cost is shown.
-    price_out
-        Price of a million tokens received.
-    key_variable
-        Environment variable that holds the server's key.
-    workers
-        Questions a server is asked at the same time.
-    timeout
-        Seconds one try may take.
-    attempts
-        Tries per question; the pauses between them double.
-    reply_tokens
-        Most tokens of a reply; above 1 the letter is read from the text.
-    device
-        Where local and reward models run: cpu, cuda, cuda:1.
-    seed
-        Of the judge random.
     overwrite
         Let --out lose verdicts on other models or by another judge.
+    prices
+        What tokens cost.
+    asking
+        How to ask.
     json
         Print one JSON document instead of tables.
     quiet
@@ -80,19 +61,7 @@ def judge(
 
     """
     from tether import api
-    from tether.judging.judges import Asking
-    from tether.judging.run import Prices
 
-    asking = Asking(
-        key_variable=key_variable,
-        timeout=timeout,
-        attempts=attempts,
-        workers=workers,
-        reply_tokens=reply_tokens,
-        device=device,
-        seed=seed,
-    )
-    prices = Prices(price_in, price_out)
     if plan:
         planned = api.plan_judging(a, b, judge=judge, out=out, cache=cache, prices=prices, asking=asking)
         if json:

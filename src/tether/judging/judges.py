@@ -96,13 +96,29 @@ class Asking:
     """How to ask a judge: what concerns servers, and the device of models on this machine."""
 
     key_variable: str = "OPENAI_API_KEY"
-    timeout: float = 60.0
-    attempts: int = 5
+    """Environment variable that holds the server's key."""
     workers: int = 8
+    """Questions a server is asked at the same time."""
+    timeout: float = 60.0
+    """Seconds one try may take."""
+    attempts: int = 5
+    """Tries per question; the pauses between them double."""
     reply_tokens: int = 1
+    """Most tokens of a server's reply; above 1 the letter is read from the text."""
     device: str = "cpu"
-    seed: int = 0
-    """Of the judge `random`."""
+    """Where local and reward models run: cpu, cuda, cuda:1."""
+    judge_seed: int = 0
+    """Of the judge random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Of a million tokens, in any currency; without both there is no cost."""
+
+    price_in: float | None = None
+    """Price of a million tokens sent, in any currency; without both prices no cost is shown."""
+    price_out: float | None = None
+    """Price of a million tokens received."""
 
 
 class LengthJudge:

@@ -24,7 +24,7 @@ def judge_named(spec: str, asking: Asking | None = None) -> Judge:
     if spec == "length":
         return LengthJudge()
     if spec == "random":
-        return RandomJudge(asking.seed)
+        return RandomJudge(asking.judge_seed)
     if rest and kind == "world":
         world = load_world(rest)
         return EvaluatorJudge(spec, world.evaluator(), f"world:{world.name}:{world.version}")

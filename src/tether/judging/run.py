@@ -3,11 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tether.errors import RunFolderError, UsageError
-from tether.judging.judges import Judge, Paid, Question
+from tether.judging.judges import Judge, Paid, Prices, Question
 from tether.judging.outputs import Outputs, names_of, pair_outputs
 from tether.judging.pairwise import Cache, judge_pairs, question_key, read_verdicts
 from tether.records.results import Record, write_lines
@@ -19,14 +18,6 @@ MESSAGE_TOKENS = 4
 
 Told = Callable[["JudgePlan"], None]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Of a million tokens, in any currency; there is no cost where one is not given."""
-
-    prompt: float | None = None
-    completion: float | None = None
 
 
 class JudgePlan(Record):
@@ -232,11 +223,11 @@ def cost_of(prompt_tokens: int | None, completion_tokens: int | None, prices: Pr
     """
     if prices is None or prompt_tokens is None or completion_tokens is None:
         return None
-    if prices.prompt is None or prices.completion is None:
+    if prices.price_in is None or prices.price_out is None:
         return None
-    if prices.prompt < 0 or prices.completion < 0:
+    if prices.price_in < 0 or prices.price_out < 0:
         raise UsageError("prices are of a million tokens, 0 or more")
-    return (prices.prompt * prompt_tokens + prices.completion * completion_tokens) / 1e6
+    return (prices.price_in * prompt_tokens + prices.price_out * completion_tokens) / 1e6
 
 
 def _tokens(messages: Sequence[Mapping[str, str]]) -> int:
