@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tether.config.aliases import TRAIN_ALIASES
 from tether.config.generate import GenerateConfig
+from tether.config.launch import first_process
 from tether.config.parse import build
 from tether.config.train import TrainConfig
 from tether.data.checks import DataReport, load
@@ -110,7 +111,8 @@ def train_config(
     """Run a resolved config, then write its page and card."""
     named = [evaluator_named(name) for name in config.evaluators]
     record = run_training(config, given=given, evaluators=[*named, *evaluators], watcher=watcher)
-    report(config.output_dir)
+    if first_process():
+        report(config.output_dir)
     return record
 
 

@@ -12,6 +12,7 @@
     +-- NotBetter                   exit 5   an evaluation gate was not passed
     +-- GuardStop (RuntimeError)    exit 6   NaN, divergence, reference check at step 0
     +-- Interrupted                 exit 130/143   stopped by a signal, state saved
+    +-- SaidElsewhere               as there  another process of this run failed and has said why
 
 A message is one line that names the file, row and field, the value, the limit and the next thing to do.
 """
@@ -79,3 +80,11 @@ class Interrupted(TetherError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class SaidElsewhere(TetherError):
+    """Another process of this run failed and has said why; this one ends silently with the same status."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run has said why it ended")
+        self.exit_code = exit_code

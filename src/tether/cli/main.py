@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group
 
-from tether.errors import TetherError
+from tether.config.launch import first_process
+from tether.errors import SaidElsewhere, TetherError
 
 TUNE = Group("Tune", sort_key=1)
 LOOK = Group("Look", sort_key=2)
@@ -54,10 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(importlib.import_module("tether.cli.train").help_page())
             sys.exit(0)
         status = app(words, result_action="return_value", exit_on_error=False, print_error=False)
+    except SaidElsewhere as error:
+        sys.exit(error.exit_code)
     except TetherError as error:
         sys.exit(_fail(error, error.exit_code, debug))
     except CycloptsError as error:
-        sys.exit(_fail(error, 2, debug))
+        sys.exit(_fail(error, 2, debug) if first_process() else 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from tether.cli.options import help_lines, with_options
 from tether.cli.output import print_json, print_table
 from tether.config.aliases import TRAIN_ALIASES
+from tether.config.launch import first_process, first_speaks
 from tether.config.parse import build, read_yaml
 from tether.config.train import TrainConfig
 
@@ -32,10 +33,11 @@ def train(
 
     An existing run folder with the same options is resumed; with others it is refused.
     """
-    values = read_yaml(config) if config is not None else {}
-    settings = build(
-        TrainConfig, values, overrides=options, aliases=TRAIN_ALIASES, source=str(config or "options")
-    )
+    with first_speaks():
+        values = read_yaml(config) if config is not None else {}
+        settings = build(
+            TrainConfig, values, overrides=options, aliases=TRAIN_ALIASES, source=str(config or "options")
+        )
     # Heavy imports wait until the options are known to be good.
     from tether import api
     from tether.cli.progress import Terminal
@@ -56,6 +58,8 @@ def train(
         record = api.train_config(settings, watcher=terminal)
     finally:
         terminal.close()
+    if not first_process():
+        return 0
     if json:
         print_json(record)
     elif not quiet:

@@ -46,14 +46,20 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     reference: Mapping[str, Tensor] | None = None,
+    *,
+    first: bool = True,
 ) -> Path:
-    """Write `step-N` beside the older ones, whole or not at all; `reference` holds a moving one's weights.
+    """Write `step-N` beside the older ones, whole or not at all; of several processes only the first writes.
+
+    `reference` holds a moving one's weights.
 
     Raises:
         ResourceError: the disk is full or not writable; older checkpoints stay as they are.
 
     """
     final, temporary = folder / f"step-{step}", folder / f"step-{step}.tmp"
+    if not first:
+        return final
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)

@@ -15,7 +15,7 @@ OWN = {
     "run.json", "config.yaml", "preflight.json", "metrics.jsonl", "samples.jsonl", "reference", "checkpoints",
     "model", "report.html", "report", LOCK,
 }  # fmt: skip
-FREE_TO_CHANGE = frozenset({"output_dir", "device", "save_total_limit"})
+FREE_TO_CHANGE = frozenset({"output_dir", "device", "save_total_limit", "parallel"})
 """Config keys that may differ on resume: they change no number."""
 
 

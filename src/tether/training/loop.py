@@ -90,13 +90,15 @@ def run_updates(loop: Loop) -> None:
         if loop.step % loop.config.logging_steps == 0 or loop.step == loop.total:
             _log(loop)
         improved = _look(loop) if _due_eval(loop) else False
-        if _due_save(loop, improved) or loop.stop.signal_number is not None:
+        # All processes stop after the same step, whichever of them was told to.
+        signal = loop.engine.processes.most(loop.stop.signal_number or 0)
+        if _due_save(loop, improved) or signal:
             save(loop)
-        if loop.stop.signal_number is not None and loop.step < loop.total:
+        if signal and loop.step < loop.total:
             raise Interrupted(
-                f"stopped by signal {loop.stop.signal_number} after step {loop.step} of {loop.total}; "
+                f"stopped by signal {signal} after step {loop.step} of {loop.total}; "
                 "state saved; run the same command to go on",
-                loop.stop.signal_number,
+                signal,
             )
 
 
@@ -123,6 +125,7 @@ def _one_update(loop: Loop) -> Scored:
 def _gradient(loop: Loop, batch: GroupBatch) -> Scored:
     """One update's gradient; when memory runs out, once with half the token budget, from the start."""
     loop.engine.model.train()
+    loop.engine.processes.reseed(loop.config.seed, loop.step)
     state = torch.get_rng_state()
     try:
         loop.optimizer.zero_grad(set_to_none=True)
@@ -130,11 +133,12 @@ def _gradient(loop: Loop, batch: GroupBatch) -> Scored:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, GuardStop) or not out_of_memory(error):
             raise
-        if loop.halved:
+        # With several processes the others are already past the exchange that a second try would repeat.
+        if loop.halved or loop.engine.processes.count > 1:
+            once = ", already halved once" if loop.halved else ""
             raise ResourceError(
-                f"out of memory at step {loop.step + 1} with {loop.budget} tokens per micro-batch, "
-                "already halved once; lower max_tokens_per_microbatch or max_length, or set "
-                "gradient_checkpointing"
+                f"out of memory at step {loop.step + 1} with {loop.budget} tokens per micro-batch{once}; "
+                "lower max_tokens_per_microbatch or max_length, or set gradient_checkpointing"
             ) from error
     loop.halved = True
     loop.budget = max(loop.budget // 2, 1)
@@ -214,6 +218,8 @@ def _look(loop: Loop) -> bool:
     if value is None:
         return False
     better = loop.best is None or (value > loop.best if loop.config.best_is_greater else value < loop.best)
+    # Unlike machines may round a tie differently; whether a checkpoint is due is decided once.
+    better = bool(loop.engine.processes.most(int(better)))
     if better:
         loop.best, loop.best_step = value, loop.step
     return better
@@ -279,8 +285,10 @@ def event(loop: Loop, text: str) -> None:
 def save(loop: Loop) -> None:
     """Write the checkpoint of this step; older ones go only after it is whole."""
     moving = loop.table.weights if isinstance(loop.table, MovingReference) else None
-    checkpoint.save(loop.checkpoints, loop.step, loop.engine.model, loop.optimizer, state(loop), moving)
-    checkpoint.rotate(loop.checkpoints, loop.config.save_total_limit, keep=loop.best_step)
+    model, first = loop.engine.model, loop.engine.processes.first
+    checkpoint.save(loop.checkpoints, loop.step, model, loop.optimizer, state(loop), moving, first=first)
+    if first:
+        checkpoint.rotate(loop.checkpoints, loop.config.save_total_limit, keep=loop.best_step)
 
 
 def state(loop: Loop) -> dict[str, Any]:

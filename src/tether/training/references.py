@@ -16,6 +16,7 @@ from tether.policies.tilted import LiveReference
 from tether.records.rows import Preference
 from tether.tokens.render import EncodedGroup, Renderer
 from tether.training.moving import moving_reference
+from tether.training.parallel import Processes
 from tether.training.prepare import Prepared
 from tether.training.score import Engine, fill_table, identity, open_scorer
 from tether.training.track import Watcher
@@ -78,12 +79,14 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     if kind == "moving":
         return _moving(config, policy, place)
     if kind == "artifact":
-        return _artifact(config, Path(path), groups, rows, budget, watcher)
+        return _artifact(config, Path(path), groups, rows, budget, watcher, policy.engine.processes)
     scorer, named, again = _scorer(kind, path, config, policy, rows, groups)
     table = _reuse(folder, named, place.keep_tokens)
     note = _progress(watcher, kind)
     fill_table(table, scorer[0], scorer[1], budget=budget, keep_tokens=place.keep_tokens, progress=note)
-    write_artifact(folder, table, source={"model": path or policy.path, "kind": kind})
+    policy.engine.processes.wait()  # until all have read what was there
+    if policy.engine.processes.first:
+        write_artifact(folder, table, source={"model": path or policy.path, "kind": kind})
     model = scorer[0].model if kind == "model" and same_vocabulary(policy.tokenizer, scorer[2]) else None
     live = _live(config, kind, policy, model)
     if kind == "self":
@@ -163,7 +166,9 @@ def _scorer(
     tuple[Engine, list[EncodedGroup], Any], ReferenceIdentity, Callable[[], tuple[Engine, list[EncodedGroup]]]
 ]:
     if kind == "model":
-        engine, theirs, loaded, tokenizer, stops = open_scorer(path, config, rows)
+        engine, theirs, loaded, tokenizer, stops = open_scorer(
+            path, config, rows, processes=policy.engine.processes
+        )
         weights, adapter = loaded.weights, loaded.adapter
     else:
         engine, tokenizer, stops = policy.engine, policy.tokenizer, policy.stops
@@ -223,6 +228,7 @@ def _artifact(
     rows: list[Preference],
     budget: int,
     watcher: Watcher,
+    processes: Processes,
 ) -> Reference:
     table, manifest = read_artifact(path)
     wanted = f"{config.truncation_mode} {config.max_length}"
@@ -245,7 +251,7 @@ def _artifact(
         watcher.stage(f"checking {path} against {source}")
         without = table.identity.scored.get("prompt") == "without"
         engine, theirs, loaded, tokenizer, stops = open_scorer(
-            source, config, rows[:RESCORED_ROWS], without_prompt=without
+            source, config, rows[:RESCORED_ROWS], without_prompt=without, processes=processes
         )
         now = identity(
             table.identity.kind,

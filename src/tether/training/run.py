@@ -7,11 +7,9 @@ repeat      gradient of the objective on one update; clip; step; log, evaluate, 
 model     <- a plain Hugging Face folder
 """
 
-import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +18,6 @@ import yaml
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from tether import __version__
 from tether.config.train import TrainConfig
 from tether.errors import ResourceError, TetherError
 from tether.objectives import (
@@ -33,7 +30,7 @@ from tether.objectives import (
     warnings,
     zero_margin,
 )
-from tether.policies.adapters import disable_dropout, trainable
+from tether.policies.adapters import disable_dropout
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord, read_run, write_json, write_lines, write_text
 from tether.tokens.collate import collate
@@ -42,12 +39,14 @@ from tether.tokens.render import Renderer
 from tether.training import checkpoint
 from tether.training.export import save_model
 from tether.training.folder import RunFolder, fingerprint_of
-from tether.training.hardware import hardware, peak_memory, versions
+from tether.training.hardware import peak_memory
 from tether.training.loop import Loop, event, finish, restore, run_updates
 from tether.training.optim import make_optimizer, make_schedule
+from tether.training.parallel import Processes, joined, pairs_explained, pairs_written_down
 from tether.training.plan import total_updates
 from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
 from tether.training.prepare import Prepared, check_ids, left_out, prepare, read
+from tether.training.record import starting_record
 from tether.training.references import Place, Policy, Reference, build_reference
 from tether.training.sampling import Sampler, make_sampler
 from tether.training.score import (
@@ -56,7 +55,6 @@ from tether.training.score import (
     device_of,
     embedding_rows,
     layout_for,
-    tokenizer_identity,
     uses_bf16,
 )
 from tether.training.signals import StopRequest, stop_requests
@@ -88,6 +86,7 @@ class Parts:
     policy: PolicyModel
     evaluators: Sequence[Evaluator]
     record: RunRecord
+    processes: Processes
     clock: Clock = field(default_factory=Clock)
 
 
@@ -104,21 +103,26 @@ def train(
         TetherError: see `errors`; every refusal leaves the folder as it was, or its state saved.
 
     """
-    live = config.reference == "self" or config.reference.startswith("model:")
-    check(config, has_reference=config.reference != "none", reads=task_of(config), live=live)
-    folder = RunFolder(Path(config.output_dir))
-    folder.acquire()
-    try:
-        with stop_requests() as stop:
-            parts = _parts(config, given or Given(), evaluators, watcher or Silent(), folder, stop)
+    with joined(device_of(config.device)) as processes, stop_requests() as stop:
+        live = config.reference == "self" or config.reference.startswith("model:")
+        check(config, has_reference=config.reference != "none", reads=task_of(config), live=live)
+        stop.patient = processes.count > 1
+        folder = RunFolder(Path(config.output_dir))
+        if processes.first:
+            folder.acquire()
+        try:
+            processes.wait()  # the others look into the folder only when it is locked
+            shown = watcher if watcher is not None and processes.first else Silent()
+            whole = pairs_written_down(config)
+            parts = _parts(whole, given or Given(), evaluators, shown, folder, stop, processes)
             if folder.started:
                 known = _same_run(parts)
                 if known.status == "finished":
                     parts.watcher.note(f"{folder.path}: this run is finished; nothing was done")
                     return known
             return _run(parts)
-    finally:
-        folder.release()
+        finally:
+            folder.release()
 
 
 def task_of(config: TrainConfig) -> Literal["preference", "sft", "unpaired", "list"]:
@@ -136,8 +140,11 @@ def _parts(
     watcher: Watcher,
     folder: RunFolder,
     stop: StopRequest,
+    processes: Processes,
 ) -> Parts:
     clock = Clock()
+    if processes.count > 1:
+        watcher.note(pairs_explained(config))
     watcher.stage("reading data")
     loaded = read(config, given.rows, given.eval_rows, task=task_of(config))
     tokenizer, stops = load_texts(config, given.memory)
@@ -163,44 +170,23 @@ def _parts(
     check_ids(groups, embedding_rows(policy.model))
     if config.disable_dropout:
         disable_dropout(policy.model, keep_adapter=True)
-    record = _record(config, policy, prepared, tokenizer)
+    record = starting_record(config, policy, prepared, tokenizer)
     clock.lap("model")
-    return Parts(config, folder, watcher, stop, prepared, tokenizer, stops, policy, evaluators, record, clock)
-
-
-def _record(
-    config: TrainConfig, policy: PolicyModel, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
-) -> RunRecord:
-    parameters = [p.numel() for p in policy.model.parameters()]
-    objectives = [OBJECTIVES[name] for name in config.loss_type]
-    return RunRecord(
-        status="running",
-        run_id=secrets.token_hex(8),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        tether_version=__version__,
-        config=config.model_dump(mode="json"),
-        model={
-            "path": policy.path,
-            "architecture": policy.architecture,
-            "parameters": sum(parameters),
-            "trainable_parameters": sum(p.numel() for p in trainable(policy.model).values()),
-            "dtype": str(next(policy.model.parameters()).dtype).removeprefix("torch."),
-            "compute": "bf16" if uses_bf16(config) else "fp32",
-            "weights": policy.weights,
-            "adapter": policy.adapter,
-            **tokenizer_identity(tokenizer),
-        },
-        data=prepared.data,
-        reference={"kind": config.reference},
-        objective={
-            "name": " + ".join(config.loss_type),
-            "equation": "; ".join(o.equation for o in objectives),
-            "source": "; ".join(o.source for o in objectives),
-            "reference": max((o.reference for o in objectives), key=("none", "sum", "token", "live").index),
-            "beta": config.beta,
-        },
-        versions=versions(),
-        hardware=hardware(device_of(config.device)),
+    facts = {"weights": policy.weights, "adapter": policy.adapter, **record.data}
+    processes.same({key: facts[key] for key in ("weights", "adapter", "train", "eval")})
+    return Parts(
+        config,
+        folder,
+        watcher,
+        stop,
+        prepared,
+        tokenizer,
+        stops,
+        policy,
+        evaluators,
+        record,
+        processes,
+        clock,
     )
 
 
@@ -225,9 +211,11 @@ def _run(parts: Parts) -> RunRecord:
         config.head_chunk,
         autocast_for(bf16, device),
         torch.bfloat16 if bf16 else torch.float32,
+        processes=parts.processes,
     )
-    write_json(folder.path / "preflight.json", parts.prepared.preflight)
-    write_text(folder.path / "config.yaml", yaml.safe_dump(_repeatable(config), sort_keys=False))
+    if parts.processes.first:
+        write_json(folder.path / "preflight.json", parts.prepared.preflight)
+        write_text(folder.path / "config.yaml", yaml.safe_dump(_repeatable(config), sort_keys=False))
     reference = _reference(parts, engine, budget)
     engine = replace(engine, live=reference.live)
     parts.clock.lap("reference")
@@ -261,7 +249,8 @@ def _run(parts: Parts) -> RunRecord:
     if layout.reason:
         event(loop, f"layout {layout.name}: {layout.reason}")
     _resume(loop, sampler)
-    write_json(folder.path / "run.json", parts.record)
+    if parts.processes.first:
+        write_json(folder.path / "run.json", parts.record)
     return _train(parts, loop, sampler)
 
 
@@ -310,7 +299,7 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
         table=reference.table,
         eval_batch=collate(held_out) if held_out else None,
         measure=sampler,
-        metrics=MetricsFile(parts.folder.path / "metrics.jsonl"),
+        metrics=MetricsFile(parts.folder.path / "metrics.jsonl", writes=parts.processes.first),
         checkpoints=parts.folder.path / "checkpoints",
         watcher=parts.watcher,
         stop=parts.stop,
@@ -321,6 +310,7 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
 
 def _resume(loop: Loop, sampler: Sampler | None) -> None:
     found, damaged = checkpoint.newest(loop.checkpoints)
+    loop.engine.processes.same({"newest checkpoint": None if found is None else found.step})
     if found is None:
         loop.metrics.rewind(-1)
     else:
@@ -333,13 +323,14 @@ def _resume(loop: Loop, sampler: Sampler | None) -> None:
 
 
 def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
-    path = parts.folder.path
+    path, first = parts.folder.path, parts.processes.first
     try:
         parts.watcher.stage("training")
         run_updates(loop)
         parts.clock.lap("training")
         finish(loop)
-        save_model(parts.policy.model, parts.tokenizer, path / "model", base_weights=parts.policy.weights)
+        if first:
+            save_model(parts.policy.model, parts.tokenizer, path / "model", base_weights=parts.policy.weights)
     except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(path).free / 2**20
         raise ResourceError(
@@ -349,13 +340,15 @@ def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
     except TetherError as error:
         status = "interrupted" if error.exit_code > 128 else "failed"
         parts.clock.lap("training")
-        write_json(path / "run.json", _final(parts, loop, status))
+        if first:
+            write_json(path / "run.json", _final(parts, loop, status))
         raise
-    if sampler is not None:
+    if sampler is not None and first:
         write_lines(path / "samples.jsonl", sampler.samples())
     parts.clock.lap("saving")
     final = _final(parts, loop, "finished")
-    write_json(path / "run.json", final)
+    if first:
+        write_json(path / "run.json", final)
     return final
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tether.config.train import TrainConfig
-from tether.generation.measure import measure
+from tether.generation.measure import measure, summarise
 from tether.objectives import needs_reference
 from tether.policies.adapters import start_copy
 from tether.records.protocols import Evaluator
@@ -51,14 +51,15 @@ class Sampler:
         if self._start is not None:
             self._start.to(device)
         model: Any = self._engine.model
+        mine = self._mine()
         with self._engine.autocast():
             measurement, rows = measure(
                 model,
                 start=self._start,
                 start_context=model.disable_adapter if self._start is None else None,
                 reference=self._reference,
-                prompts=self._prompts,
-                prompt_ids=self._ids,
+                prompts=[self._prompts[i] for i in mine],
+                prompt_ids=[self._ids[i] for i in mine],
                 tokenizer=self._tokenizer,
                 stop_ids=self._stops,
                 step=step,
@@ -68,15 +69,32 @@ class Sampler:
             )
         if self._start is not None and device.type == "cuda":
             self._start.to("cpu")
+        if self._engine.processes.count > 1:
+            rows = self._joined(rows, mine)
+            measurement = summarise(rows, step)
         if step == 0:
             self.first = rows
-            write_lines(self._start_file, rows)
+            if self._engine.processes.first:
+                write_lines(self._start_file, rows)
         self.last = rows
         if self._is_start:
             return measurement.model_copy(
                 update={"kl_reference": measurement.kl_start, "kl_reference_se": measurement.kl_start_se}
             )
         return measurement
+
+    def _mine(self) -> list[int]:
+        """Return the prompts this process answers: as many in each; the last ones are answered twice."""
+        processes, count = self._engine.processes, len(self._prompts)
+        each = -(-count // processes.count)
+        return [min(i * processes.count + processes.rank, count - 1) for i in range(each)]
+
+    def _joined(self, rows: list[dict[str, Any]], mine: list[int]) -> list[dict[str, Any]]:
+        """Put every process's samples together, in the order of the prompts."""
+        own = [{**row, "prompt": mine[row["prompt"]]} for row in rows]
+        parts = self._engine.processes.gathered(own)
+        kept = {(row["prompt"], row["sample"]): row for part in reversed(parts) for row in part}
+        return [kept[key] for key in sorted(kept)]
 
     def recall_start(self) -> None:
         """Read back what the start model answered, on resume."""

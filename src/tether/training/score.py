@@ -21,6 +21,7 @@ from tether.records.rows import Preference
 from tether.tokens.collate import collate
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import EncodedGroup, Renderer
+from tether.training.parallel import ALONE, Processes
 from tether.training.prepare import check_ids
 from tether.training.steps import Engine, update_logprobs
 
@@ -132,7 +133,12 @@ def identity(
 
 
 def open_scorer(
-    path: str | Path, config: TrainConfig, rows: Sequence[Preference], *, without_prompt: bool = False
+    path: str | Path,
+    config: TrainConfig,
+    rows: Sequence[Preference],
+    *,
+    without_prompt: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[Engine, list[EncodedGroup], LoadedModel, PreTrainedTokenizerBase, frozenset[int]]:
     """Load any model with its own tokenizer, ready to score rows the policy already truncated."""
     device = device_of(config.device)
@@ -145,7 +151,12 @@ def open_scorer(
     check_ids(groups, embedding_rows(loaded.model))
     layout = layout_for(loaded.model, config.layout, groups)
     engine = Engine(
-        loaded.model, config, layout.name, config.head_chunk, autocast_for(uses_bf16(config), device)
+        loaded.model,
+        config,
+        layout.name,
+        config.head_chunk,
+        autocast_for(uses_bf16(config), device),
+        processes=processes,
     )
     return engine, groups, loaded, tokenizer, stops
 

@@ -8,14 +8,20 @@ from types import FrameType
 
 
 class StopRequest:
-    """Which signal asked for a stop, if any. A second one ends the process at once."""
+    """Which signal asked for a stop, if any. A second one ends the process at once, unless it is `patient`.
+
+    torchrun repeats to its processes what the terminal already sent them, and kills them itself in the end.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self.patient = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; on the second, restore the default and deliver it."""
         if self.signal_number is not None:
+            if self.patient:
+                return
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal_number = number

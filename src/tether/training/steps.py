@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from tether.config.objective import ObjectiveOptions
 from tether.errors import GuardStop
 from tether.objectives import compute, couples
+from tether.policies.adapters import trainable
 from tether.policies.layouts import Layout
 from tether.policies.logprobs import forward_backward, sequence_logprobs
 from tether.policies.reference import Scores
 from tether.policies.tilted import LiveReference, tilted_logprobs
 from tether.records.tensors import GroupBatch, LossInputs, LossOutput, SequenceLogProbs, Tilted
 from tether.tokens.collate import plan_microbatches
+from tether.training.parallel import ALONE, Processes, shares
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -38,6 +40,8 @@ class Engine:
     """What the model computes in: sets how close two log-probs must be to be called equal."""
     live: LiveReference | None = None
     """The reference as a model beside the policy, where the objective reads its distributions."""
+    processes: Processes = ALONE
+    """Who shares the work; every process gives and gets the same batches."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def update_gradient(
     """
     counts = unit_counts(batch)
     beside = _beside(engine, batch, table, budget, memory or {}, training=True)
-    plan = plan_microbatches(batch, budget, engine.layout)
+    plan = _plan(engine, batch, budget)
     two_phase = couples(engine.options)
     coefficients = _coefficients(engine, batch, beside, plan, counts) if two_phase else None
     parts: list[SequenceLogProbs] = []
@@ -156,8 +160,10 @@ def update_gradient(
                 engine.model, part, layout=engine.layout, loss=loss, head_chunk=engine.head_chunk
             )
         parts.append(_to(values, torch.device("cpu")))
-        _guard(part, parts[-1])
-    return _score(engine.options, batch, _join(parts), beside, counts)
+    policy = _join(engine, batch, plan, parts)
+    _guard(batch, policy)
+    engine.processes.sum_gradients(list(trainable(engine.model).values()))
+    return _score(engine.options, batch, policy, beside, counts)
 
 
 def _beside(
@@ -177,8 +183,9 @@ def _beside(
 def _tilted(engine: Engine, batch: GroupBatch, budget: int) -> Tilted | None:
     if engine.live is None:
         return None
-    parts: list[Tilted] = []
-    for groups in plan_microbatches(batch, budget, engine.layout):
+    plan = _plan(engine, batch, budget)
+    away, towards = torch.zeros(2, batch.sequences)
+    for groups in plan:
         with torch.no_grad(), engine.autocast():
             part = tilted_logprobs(
                 engine.model,
@@ -188,20 +195,31 @@ def _tilted(engine: Engine, batch: GroupBatch, budget: int) -> Tilted | None:
                 layout=engine.layout,
                 head_chunk=engine.head_chunk,
             )
-        parts.append(Tilted(part.away.cpu(), part.towards.cpu()))
-    return Tilted(torch.cat([p.away for p in parts]), torch.cat([p.towards for p in parts]))
+        mine = _sequences_of(batch, groups)
+        away[mine], towards[mine] = part.away.cpu(), part.towards.cpu()
+    return Tilted(engine.processes.summed(away), engine.processes.summed(towards))
 
 
 def update_logprobs(engine: Engine, batch: GroupBatch, budget: int) -> SequenceLogProbs:
     """Return the policy's log-probs of a batch without gradient, micro-batch by micro-batch, on the CPU."""
+    return _without_gradient(engine, batch, _plan(engine, batch, budget))
+
+
+def _without_gradient(engine: Engine, batch: GroupBatch, plan: Sequence[Sequence[int]]) -> SequenceLogProbs:
     parts: list[SequenceLogProbs] = []
-    for groups in plan_microbatches(batch, budget, engine.layout):
+    for groups in plan:
         with torch.no_grad(), engine.autocast():
             values = sequence_logprobs(
                 engine.model, batch.select(groups), layout=engine.layout, head_chunk=engine.head_chunk
             )
         parts.append(_to(values.detach(), torch.device("cpu")))
-    return _join(parts)
+    return _join(engine, batch, plan, parts)
+
+
+def _plan(engine: Engine, batch: GroupBatch, budget: int) -> list[list[int]]:
+    """Return this process's micro-batches, as indices of groups of the whole batch."""
+    mine = shares(batch, engine.processes.count)[engine.processes.rank]
+    return [[mine[i] for i in part] for part in plan_microbatches(batch.select(mine), budget, engine.layout)]
 
 
 def evaluate(
@@ -224,17 +242,11 @@ def _coefficients(
     plan: Sequence[Sequence[int]],
     counts: Mapping[str, int],
 ) -> Tensor:
-    parts: list[SequenceLogProbs] = []
     state = torch.get_rng_state()
-    for groups in plan:
-        with torch.no_grad(), engine.autocast():
-            values = sequence_logprobs(
-                engine.model, batch.select(groups), layout=engine.layout, head_chunk=engine.head_chunk
-            )
-        parts.append(_to(values.detach(), torch.device("cpu")))
+    joined = _without_gradient(engine, batch, plan)
+    _guard(batch, joined)
     # Both phases must draw the same adapter dropout.
     torch.set_rng_state(state)
-    joined = _join(parts)
     sums = joined.sums.clone().requires_grad_(True)
     inputs = loss_inputs(batch, SequenceLogProbs(sums, joined.counts, joined.tokens), beside)
     (gradient,) = torch.autograd.grad(reduce_loss(compute(engine.options, inputs), counts), sums)
@@ -257,10 +269,10 @@ def _score(
     return Scored(inputs, output, loss)
 
 
-def _guard(part: GroupBatch, values: SequenceLogProbs) -> None:
+def _guard(batch: GroupBatch, values: SequenceLogProbs) -> None:
     broken = ~torch.isfinite(values.sums)
     if bool(broken.any()):
-        rows = [part.row_ids[int(part.group_of[i])] for i in broken.nonzero().flatten().tolist()]
+        rows = [batch.row_ids[int(batch.group_of[i])] for i in broken.nonzero().flatten().tolist()]
         raise GuardStop(
             f"the policy's log-prob is NaN or infinite on rows {_names(rows)}; nothing was updated or saved"
         )
@@ -279,10 +291,21 @@ def _sequences_of(batch: GroupBatch, groups: Sequence[int]) -> Tensor:
     return torch.tensor([i for _, i in sorted(found)], dtype=torch.int64)
 
 
-def _join(parts: Sequence[SequenceLogProbs]) -> SequenceLogProbs:
-    tokens = [part.tokens for part in parts if part.tokens is not None]
-    return SequenceLogProbs(
-        torch.cat([part.sums for part in parts]),
-        torch.cat([part.counts for part in parts]),
-        torch.cat(tokens) if len(tokens) == len(parts) else None,
-    )
+def _join(
+    engine: Engine, batch: GroupBatch, plan: Sequence[Sequence[int]], parts: Sequence[SequenceLogProbs]
+) -> SequenceLogProbs:
+    """Put the micro-batches of all processes together in the batch's order."""
+    lengths = batch.completion_lengths
+    count = batch.sequences
+    values = torch.zeros(count + int(lengths.sum()), dtype=torch.float32)
+    ends = lengths.cumsum(0)
+    for groups, part in zip(plan, parts, strict=True):
+        assert part.tokens is not None, "a policy knows its tokens"
+        mine = _sequences_of(batch, groups)
+        values[mine] = part.sums
+        for sequence, tokens in zip(mine.tolist(), part.tokens.split(part.counts.tolist()), strict=True):
+            end = count + int(ends[sequence])
+            values[end - len(tokens) : end] = tokens
+    # Every place is filled by one process and zero in the others, so that adding them changes no bit.
+    values = engine.processes.summed(values)
+    return SequenceLogProbs(values[:count], lengths, values[count:])

@@ -72,13 +72,18 @@ class Silent:
 
 
 class MetricsFile:
-    """Appends flat lines to metrics.jsonl; on resume, lines after the checkpoint are taken back."""
+    """Appends flat lines to metrics.jsonl; on resume, lines after the checkpoint are taken back.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Of several processes only the first one writes (`writes`).
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self._writes = path, writes
 
     def rewind(self, step: int) -> None:
         """Keep only what the checkpoint of `step` had already seen."""
+        if not self._writes:
+            return
         kept = [line for line in read_lines(self.path) if line["step"] <= step]
         write_lines(self.path, kept)
 
@@ -87,6 +92,8 @@ class MetricsFile:
     ) -> dict[str, Any]:
         """Write one line and return it."""
         line = {"step": step, "epoch": round(epoch, 6), "phase": phase, **values}
+        if not self._writes:
+            return line
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
             stream.flush()

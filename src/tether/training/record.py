@@ -1,0 +1,54 @@
+"""What `run.json` says of a run before its first update: config, model, rows, objective, machine."""
+
+import secrets
+from datetime import UTC, datetime
+
+from transformers import PreTrainedTokenizerBase
+
+from tether import __version__
+from tether.config.launch import process_count
+from tether.config.train import TrainConfig
+from tether.objectives import OBJECTIVES
+from tether.policies.adapters import trainable
+from tether.records.results import RunRecord
+from tether.training.hardware import hardware, versions
+from tether.training.policy import PolicyModel
+from tether.training.prepare import Prepared
+from tether.training.score import device_of, tokenizer_identity, uses_bf16
+
+
+def starting_record(
+    config: TrainConfig, policy: PolicyModel, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+) -> RunRecord:
+    """Return the record of a run that is about to begin."""
+    parameters = [p.numel() for p in policy.model.parameters()]
+    objectives = [OBJECTIVES[name] for name in config.loss_type]
+    return RunRecord(
+        status="running",
+        run_id=secrets.token_hex(8),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        tether_version=__version__,
+        config=config.model_dump(mode="json"),
+        model={
+            "path": policy.path,
+            "architecture": policy.architecture,
+            "parameters": sum(parameters),
+            "trainable_parameters": sum(p.numel() for p in trainable(policy.model).values()),
+            "dtype": str(next(policy.model.parameters()).dtype).removeprefix("torch."),
+            "compute": "bf16" if uses_bf16(config) else "fp32",
+            "weights": policy.weights,
+            "adapter": policy.adapter,
+            **tokenizer_identity(tokenizer),
+        },
+        data=prepared.data,
+        reference={"kind": config.reference},
+        objective={
+            "name": " + ".join(config.loss_type),
+            "equation": "; ".join(o.equation for o in objectives),
+            "source": "; ".join(o.source for o in objectives),
+            "reference": max((o.reference for o in objectives), key=("none", "sum", "token", "live").index),
+            "beta": config.beta,
+        },
+        versions=versions(),
+        hardware={**hardware(device_of(config.device)), "processes": process_count()},
+    )

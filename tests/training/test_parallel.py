@@ -1,0 +1,215 @@
+"""Two processes give what one gives, whatever is trained and wherever a run was stopped."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from tests.tiny import tiny_batch, tiny_model, tiny_tokenizer
+from tests.training import jobs
+from tests.training.conftest import rows
+from tests.training.pair import Together
+from tether.config.train import TrainConfig
+from tether.errors import RunFolderError
+from tether.training.parallel import ALONE, shares
+from tether.training.run import train
+
+pytestmark = pytest.mark.xdist_group("parallel")
+
+ABSOLUTE = 1e-5
+"""Two processes add up a gradient in another order; losses of a few updates differ by fp32 rounding."""
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"measure_prompts": 3, "kl_max_new_tokens": 6},
+    "lora": {"use_peft": True, "lora_r": 4},
+    "three-micro-steps": {"max_tokens_per_microbatch": 100},
+    "coupled": {"loss_type": "bco_pair"},
+    "moving": {"reference": "moving", "ref_model_mixup_alpha": 0.5, "ref_model_sync_steps": 2},
+    "live-reference": {"loss_type": "epsilon_dpo"},
+}
+
+
+@pytest.fixture(scope="module")
+def together() -> Iterator[Together]:
+    two = Together()
+    yield two
+    two.close()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and rows: 9 to train on in updates of 4, so that the last one has one row for two."""
+    folder = tmp_path_factory.mktemp("parallel")
+    for name, options in {"model": {}, "tied": {"tie_word_embeddings": True}}.items():
+        model = tiny_model("llama", **options)
+        for parameter in model.parameters():
+            parameter.data.mul_(0.25)
+        model.save_pretrained(folder / name)
+        tiny_tokenizer(chat=False).save_pretrained(folder / name)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(9)))
+    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(5, 100)))
+    return folder
+
+
+@pytest.fixture
+def options(place: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def make(name: str, **others: Any) -> dict[str, Any]:
+        return {
+            "model_name_or_path": str(place / "model"),
+            "dataset_name": str(place / "train.jsonl"),
+            "eval_dataset_name": str(place / "eval.jsonl"),
+            "output_dir": str(tmp_path / name),
+            "learning_rate": 1e-3,
+            "train_batch_size": 4,
+            "num_train_epochs": 2,
+            "logging_steps": 1,
+            "measure_prompts": 0,
+            "seed": 7,
+            **others,
+        }
+
+    return make
+
+
+def lines(folder: str | Path, *phases: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if not phases or line["phase"] in phases]
+
+
+def agree(one: str | Path, other: str | Path) -> None:
+    """Compare every number of two runs' metrics."""
+    first, second = lines(one), lines(other)
+    assert [(line["step"], line["phase"]) for line in first] == [
+        (line["step"], line["phase"]) for line in second
+    ]
+    for a, b in zip(first, second, strict=True):
+        for name, value in a.items():
+            if isinstance(value, float) and not name.startswith(("logps/", "eval_logps/")):
+                assert b[name] == pytest.approx(value, abs=ABSOLUTE), (a["step"], a["phase"], name)
+    assert first[-1]["step"] > 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(
+    case: str, together: Together, options: Callable[..., dict[str, Any]]
+) -> None:
+    one, two = options("one", **CASES[case]), options("two", **CASES[case])
+    alone = train(TrainConfig.model_validate(one))
+    records = together.run(jobs.run, options=two)
+    agree(one["output_dir"], two["output_dir"])
+    assert records[0]["hardware"]["processes"] == 2
+    assert records[0]["results"] == records[1]["results"]
+    assert len(records[0]["measurements"]) == len(alone.measurements)
+    for mine, theirs in zip(alone.measurements, records[0]["measurements"], strict=True):
+        assert theirs["kl_start"] == pytest.approx(mine.kl_start, abs=1e-5)
+        assert (theirs["prompts"], theirs["tokens"]) == (mine.prompts, mine.tokens)
+
+
+def test_tied_embeddings_get_the_gradient_of_both_ends_once(
+    together: Together, options: Callable[..., dict[str, Any]], place: Path
+) -> None:
+    one, two = (options(name, model_name_or_path=str(place / "tied")) for name in ("one", "two"))
+    train(TrainConfig.model_validate(one))
+    together.run(jobs.run, options=two)
+    agree(one["output_dir"], two["output_dir"])
+    saved = [load_file(Path(run["output_dir"]) / "model" / "model.safetensors") for run in (one, two)]
+    assert saved[0].keys() == saved[1].keys() and "lm_head.weight" not in saved[1]
+    # Adam divides by the gradient's own size: a rounding of 1e-7 in it can move a weight by 1e-3 of a step.
+    assert all(torch.allclose(saved[0][name], saved[1][name], atol=1e-5) for name in saved[0])
+
+
+def test_each_process_runs_its_own_rows_only(
+    together: Together, options: Callable[..., dict[str, Any]]
+) -> None:
+    seen = together.run(jobs.run_counting, options=options("two", eval_dataset_name=None))
+    assert sum(part["groups"] for part in seen) == 18  # 9 rows, twice
+    assert all(part["groups"] >= 8 for part in seen)
+
+
+def test_a_batch_per_device_is_counted_over_all_processes_and_said(
+    together: Together, options: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    two = options("two", train_batch_size=None, per_device_train_batch_size=2, num_train_epochs=1)
+    record = together.run(jobs.run, options=two)[0]
+    assert record["config"]["train_batch_size"] == 4 and record["steps"] == 3
+    with pytest.raises(RunFolderError, match="train_batch_size was 4, now None"):
+        train(TrainConfig.model_validate(two))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_of_two_stopped_in_one_goes_on_in_one_process(
+    rank: int, together: Together, options: Callable[..., dict[str, Any]]
+) -> None:
+    whole, stopped = options("whole"), options("stopped")
+    train(TrainConfig.model_validate(whole))
+    ends = together.run(jobs.run_until, options=stopped, step=2, rank=rank)
+    assert ends == [("Interrupted", 143), ("SaidElsewhere", 143)]
+    assert (Path(stopped["output_dir"]) / "checkpoints" / "step-2" / "complete.json").is_file()
+    train(TrainConfig.model_validate(stopped))
+    agree(whole["output_dir"], stopped["output_dir"])
+
+
+def test_a_run_of_one_goes_on_in_two_processes(
+    together: Together, options: Callable[..., dict[str, Any]]
+) -> None:
+    whole, stopped = options("whole"), options("stopped")
+    train(TrainConfig.model_validate(whole))
+    assert jobs.run_until(stopped, step=3, rank=0) == ("Interrupted", 143)
+    together.run(jobs.run, options=stopped)
+    agree(whole["output_dir"], stopped["output_dir"])
+
+
+def test_a_run_of_two_goes_on_in_two_to_the_last_bit_with_dropout(
+    together: Together, options: Callable[..., dict[str, Any]]
+) -> None:
+    dropout = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.3, "eval_dataset_name": None}
+    whole, stopped = options("whole", **dropout), options("stopped", **dropout)
+    together.run(jobs.run, options=whole)
+    together.run(jobs.run_until, options=stopped, step=2, rank=1)
+    together.run(jobs.run, options=stopped)
+    assert lines(whole["output_dir"]) == lines(stopped["output_dir"])
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_an_error_ends_all_processes_and_one_of_them_says_why(
+    rank: int | None, together: Together, options: Callable[..., dict[str, Any]]
+) -> None:
+    ends = together.run(jobs.run_with_failure, options=options("two"), rank=rank)
+    assert {status for _, _, status in ends} == {6}
+    telling = [(who, text) for who, (kind, text, _) in enumerate(ends) if kind == "GuardStop"]
+    assert telling == [(rank or 0, ("process 1 of 2: " if rank else "") + "step 2: broken on purpose")]
+
+
+def test_processes_with_different_rows_are_refused(
+    together: Together, options: Callable[..., dict[str, Any]], tmp_path: Path, place: Path
+) -> None:
+    ends = together.outcomes(jobs.run_with_own_rows, options=options("two"), rows=[rows(8), rows(9)])
+    assert [fine for fine, _ in ends] == [False, False]
+    assert any("train: process 0 has" in answer[1] for _, answer in ends)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=1, max_size=3)), min_size=1),
+    st.integers(1, 5),
+)
+def test_every_group_is_dealt_once_and_no_process_gets_much_more(
+    shapes: list[tuple[int, list[int]]], count: int
+) -> None:
+    dealt = shares(tiny_batch(shapes), count)
+    assert sorted(group for part in dealt for group in part) == list(range(len(shapes)))
+    assert all(part == sorted(part) for part in dealt)
+    sizes = [prompt + sum(lengths) for prompt, lengths in shapes]
+    held = [sum(sizes[group] for group in part) for part in dealt]
+    assert max(held) - min(held) <= max(sizes)
+
+
+def test_alone_every_exchange_gives_back_what_it_was_given() -> None:
+    values = torch.tensor([1.5, -0.0])
+    assert ALONE.first and ALONE.most(-3) == -3 and ALONE.gathered([1]) == [[1]]
+    assert ALONE.summed(values) is values
