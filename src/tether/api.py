@@ -19,7 +19,7 @@ from tether.config.parse import build
 from tether.config.train import TrainConfig
 from tether.data.checks import DataReport, load
 from tether.errors import UsageError
-from tether.generation.sample import GenerateRecord
+from tether.generation.completions import GenerateRecord
 from tether.generation.sample import generate as generate_answers
 from tether.judging.judges import Asking, Judge, Prices
 from tether.judging.named import judge_named
@@ -153,9 +153,16 @@ def report(run: str | Path, *, page: Path | None = None) -> Path:
     return page
 
 
-def generate(model: str | Path, prompts: str | Path, out: str | Path, **options: Any) -> GenerateRecord:
-    """Answer prompts, seeded per prompt; the same as `tether generate`."""
-    values = {"model": str(model), "prompts": str(prompts), "out": str(out), **options}
+def generate(
+    model: str | Path | None, prompts: str | Path, out: str | Path, **options: Any
+) -> GenerateRecord:
+    """Answer prompts, seeded per prompt; the same as `tether generate`.
+
+    `model` is a folder; with the option `server` the model's name there, or None where the URL names it.
+    """
+    values: dict[str, Any] = {"prompts": str(prompts), "out": str(out), **options}
+    if model is not None:
+        values["model"] = str(model)
     return generate_answers(build(GenerateConfig, values, source="generate"))
 
 

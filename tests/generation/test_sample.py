@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -21,7 +20,8 @@ from tether.generation.choice import sample_seeds
 from tether.generation.completions import meta_path
 from tether.generation.engines import Sampling, completion_text, decoder, generate_ids
 from tether.generation.prompts import read_prompts
-from tether.generation.sample import generate, open_speaker
+from tether.generation.sample import generate
+from tether.generation.speaker import machine, open_speaker
 from tether.tokens.render import Renderer
 
 TEXTS = [
@@ -81,7 +81,7 @@ def test_rows_are_what_the_engine_says_in_order(folders: Path, tmp_path: Path) -
         (f"row-{i}", n) for i in range(7) for n in range(2)
     ]
     assert seen == [(4, 14), (8, 14), (12, 14), (14, 14)]
-    speaker = open_speaker(str(folders / "a"), dtype=torch.float32, device=torch.device("cpu"))
+    speaker = open_speaker(str(folders / "a"), machine("cpu", "float32"))
     prompts = read_prompts(folders / "p.jsonl")
     renderer = Renderer(speaker.tokenizer, speaker.stop_ids)
     ids = [renderer.prompt_ids(prompt.content) for prompt in prompts for _ in range(2)]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tether.config.generate import SamplingOptions
 from tether.errors import DataError, UsageError
 from tether.generation.choice import draw, noise, warpers
 from tether.generation.streams import (
@@ -59,6 +60,16 @@ class Sampling:
         for name, (fine, limit) in checks.items():
             if not fine:
                 raise UsageError(f"{name}: must be {limit}, got {getattr(self, name)!r}")
+
+
+def sampling_of(options: SamplingOptions) -> Sampling:
+    """Return the sampling a command's options ask for.
+
+    Raises:
+        UsageError: one is out of range.
+
+    """
+    return Sampling(**{name: getattr(options, name) for name in SamplingOptions.model_fields})
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def measure_dials(
     source = _source(policy, start, start_context)
     if source is None:
         raise UsageError("measuring dials needs the model the dial turns to: start or start_context")
-    given = {**options, "start": start, "start_context": start_context}
+    given: dict[str, Any] = {**options, "start": start, "start_context": start_context}
     return [measure(policy, dial=Dial(value, source), **given) for value in values]
 
 

@@ -1,105 +1,43 @@
-"""`tether generate`: a model folder and a file of prompts -> a file of completions."""
+"""`tether generate`: a model folder or a server, and a file of prompts -> a file of completions."""
 
-import hashlib
+import importlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tether.config.generate import GenerateConfig
-from tether.errors import DataError, ModelError, UsageError
+from tether.config.generate import GenerateConfig, speaker_of
+from tether.errors import DataError, UsageError
 from tether.generation.choice import sample_seeds
-from tether.generation.completions import Meta, Row, append, opened
+from tether.generation.completions import (
+    GenerateRecord,
+    Meta,
+    Row,
+    append,
+    opened,
+    prompts_digest,
+    summary,
+)
 from tether.generation.engines import (
     Sampling,
     check_prompts,
     completion_text,
     decoder,
     generate_ids,
+    sampling_of,
 )
-from tether.generation.measure import same_vocabulary
 from tether.generation.prompts import Prompt, read_prompts
-from tether.generation.streams import Dial, Source, context_length
-from tether.policies.load import load_model, read_json
-from tether.records.results import Record
-from tether.records.rows import canonical_json
-from tether.tokens.load import load_tokenizer, stop_ids
+from tether.generation.speaker import Machine, Speaker, dial_between, machine, open_reference, open_speaker
+from tether.generation.streams import context_length
 from tether.tokens.render import Renderer
 
 BATCHES_PER_WRITE = 4
 """Completions are sorted by prompt length within this many batches, then written in order."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 Progress = Callable[[int, int, int, float], None]
 """Told after each write: completions done, of how many, tokens this run wrote, seconds this run took."""
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A model that can answer: weights, tokenizer, the ids that end its text, and its names."""
-
-    model: Any
-    tokenizer: Any
-    stop_ids: frozenset[int]
-    path: str
-    hashes: dict[str, str | None]
-    """weights and adapter."""
-
-
-class GenerateRecord(Record):
-    """What `tether generate` left in its file."""
-
-    out: str
-    model: str
-    prompts: int
-    rows: int
-    """Completions in the file."""
-    left_out: tuple[str, ...]
-    """Ids of the prompts longer than the model reads (`skip_long`)."""
-    continued: int
-    """How many of them an earlier run had written."""
-    tokens: float
-    """Mean tokens per completion, end token included."""
-    ended: float
-    """Share that came to its own end."""
-    cut_at_limit: float
-    """Share cut at max_new_tokens."""
-    cut_at_context: float
-    """Share cut because the model reads no further."""
-    seconds: float
-    """Of this run, model loading not counted."""
-    tokens_per_second: float | None
-    """Of this run; None where nothing was left to write."""
-
-
-def open_speaker(
-    path: str, *, dtype: torch.dtype, device: torch.device, attention: str | None = None
-) -> Speaker:
-    """Load a model or adapter folder with its tokenizer (an adapter without one has its base's).
-
-    Raises:
-        ModelError: weights or tokenizer are refused.
-
-    """
-    tokenizer = load_tokenizer(str(_tokenizer_folder(Path(path))))
-    loaded = load_model(path, dtype=dtype, device=device, attention=attention)
-    settings: Any = loaded.model.generation_config
-    stops = stop_ids(tokenizer, settings.to_dict() if settings is not None else None)
-    return Speaker(
-        loaded.model, tokenizer, stops, path, {"weights": loaded.weights, "adapter": loaded.adapter}
-    )
-
-
-def _tokenizer_folder(folder: Path) -> Path:
-    if not (folder / "adapter_config.json").is_file() or (folder / "tokenizer.json").is_file():
-        return folder
-    name = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
-    return next((p for p in (Path(name), folder / name) if p.is_dir()), folder)
 
 
 def generate(config: GenerateConfig, progress: Progress | None = None) -> GenerateRecord:
@@ -110,62 +48,53 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
         DataError: rows that hold no prompt, or prompts too long for the model.
         ModelError: weights or tokenizer refused, or a dial between different vocabularies.
         RunFolderError: the file was made from something else, or another process writes it.
+        ResourceError: a server gave no answer to some prompts; the others are written.
 
     """
-    sampling = Sampling(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        min_p=config.min_p,
-        max_new_tokens=config.max_new_tokens,
-        stop=config.stop,
-        seed=config.seed,
-    )
+    sampling = sampling_of(config)
     prompts = read_prompts(config.prompts)
-    device = _device(config.device)
-    name = config.dtype
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
+    url, name = speaker_of(config.model, config.server)
     options: dict[str, Any] = {
-        "dtype": DTYPES[name],
-        "device": device,
-        "attention": config.attn_implementation,
+        "num_samples": config.num_samples,
+        "overwrite": config.overwrite,
+        "progress": progress,
     }
-    speaker = open_speaker(config.model, **options)
-    reference = None if config.reference is None else open_speaker(config.reference, **options)
-    if reference is not None and not same_vocabulary(speaker.tokenizer, reference.tokenizer):
-        raise ModelError(
-            f"{reference.path}: its tokenizer maps tokens to other ids than that of {speaker.path}; "
-            "a dial mixes next-token distributions, so it needs one vocabulary"
+    if url is not None:
+        server = client_module().Server(
+            url, name, key=config.api_key_env, timeout=config.timeout, attempts=config.attempts
         )
+        remote: Any = importlib.import_module("tether.generation.remote")
+        return remote.ask_file(server, prompts, Path(config.out), sampling, workers=config.workers, **options)
+    where = machine(config.device, config.dtype, config.attn_implementation)
+    speaker = open_speaker(name, where)
+    reference = None if config.reference is None else open_reference(config.reference, speaker, where)
     return generate_file(
         speaker,
         prompts,
         Path(config.out),
         sampling,
-        num_samples=config.num_samples,
+        where=where,
         batch_size=config.batch_size,
         reference=reference,
         dial=config.dial,
-        dtype=name,
         skip_long=config.skip_long,
-        overwrite=config.overwrite,
-        progress=progress,
+        **options,
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def client_module() -> Any:
+    """Return `generation.client`, which needs the openai package: loaded when a server is named.
+
+    Raises:
+        UsageError: the package is not installed.
+
+    """
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device: {name!r} is not auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device: {name} is not there ({torch.cuda.device_count()} CUDA devices); use --device cpu"
-        )
-    return device
+        return importlib.import_module("tether.generation.client")
+    except ModuleNotFoundError as error:
+        if error.name != "openai":
+            raise
+        raise UsageError("server: needs the openai package: pip install 'tether[server]'") from error
 
 
 def generate_file(
@@ -174,11 +103,11 @@ def generate_file(
     out: Path,
     sampling: Sampling,
     *,
+    where: Machine,
     num_samples: int = 1,
     batch_size: int = 16,
     reference: Speaker | None = None,
     dial: float | None = None,
-    dtype: str = "float32",
     skip_long: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -193,11 +122,11 @@ def generate_file(
     models = [speaker.model] if reference is None else [speaker.model, reference.model]
     prompts, ids, left_out = _fitting(prompts, _rendered(speaker, prompts), models, skip_long)
     check_prompts(models, ids, [prompt.id for prompt in prompts])
-    meta = _meta(speaker, prompts, ids, sampling, num_samples, reference, dial, dtype, batch_size)
+    meta = _meta(speaker, prompts, ids, sampling, num_samples, reference, dial, where.dtype, batch_size)
     expected = [(prompt.id, sample) for prompt in prompts for sample in range(num_samples)]
     seeds = sample_seeds(sampling.seed, [prompt.key for prompt in prompts], num_samples)
     decode = decoder(speaker.tokenizer)
-    mixing = None if reference is None or dial is None else Dial(dial, Source(reference.model))
+    mixing = dial_between(reference, dial)
     began, written = time.perf_counter(), 0
     with opened(out, meta, expected, overwrite=overwrite) as (stream, rows):
         continued = len(rows)
@@ -234,12 +163,12 @@ def generate_file(
             ]
             append(stream, fresh)
             rows += fresh
-            written += sum(row.tokens for row in fresh)
+            written += sum(row.tokens or 0 for row in fresh)
             if progress is not None:
                 progress(len(rows), len(expected), written, time.perf_counter() - began)
-    return _record(
+    return summary(
         rows,
-        out=str(out),
+        out=out,
         model=speaker.path,
         prompts=len(prompts),
         left_out=left_out,
@@ -287,10 +216,7 @@ def _meta(
     dtype: str,
     batch_size: int,
 ) -> Meta:
-    digest = hashlib.sha256()
-    for prompt, tokens in zip(prompts, ids, strict=True):
-        line = canonical_json([prompt.id, prompt.key, list(tokens)])
-        digest.update(line.encode("utf-8", "surrogatepass"))
+    parts = ([prompt.id, prompt.key, list(tokens)] for prompt, tokens in zip(prompts, ids, strict=True))
     names = ("tether", "torch", "transformers")
     return Meta(
         model=speaker.hashes,
@@ -298,7 +224,7 @@ def _meta(
         dial=dial,
         sampling=asdict(sampling) | {"stop": list(sampling.stop)},
         num_samples=num_samples,
-        prompts={"count": len(prompts), "digest": digest.hexdigest()[:32]},
+        prompts={"count": len(prompts), "digest": prompts_digest(parts)},
         stop_ids=sorted(speaker.stop_ids),
         dtype=dtype,
         computed={
@@ -307,34 +233,4 @@ def _meta(
             "batch_size": batch_size,
             "versions": {name: version(name) for name in names},
         },
-    )
-
-
-def _record(
-    rows: Sequence[Row],
-    *,
-    out: str,
-    model: str,
-    prompts: int,
-    left_out: tuple[str, ...],
-    continued: int,
-    written: int,
-    seconds: float,
-) -> GenerateRecord:
-    def share(stop: str) -> float:
-        return sum(row.stopped_by == stop for row in rows) / len(rows)
-
-    return GenerateRecord(
-        out=out,
-        model=model,
-        prompts=prompts,
-        rows=len(rows),
-        left_out=left_out,
-        continued=continued,
-        tokens=sum(row.tokens for row in rows) / len(rows),
-        ended=sum(row.ended for row in rows) / len(rows),
-        cut_at_limit=share("limit"),
-        cut_at_context=share("context"),
-        seconds=seconds,
-        tokens_per_second=written / seconds if written else None,
     )
