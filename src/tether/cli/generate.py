@@ -1,10 +1,11 @@
-"""`tether generate`: batched completions, seeded per prompt, continued after a stop."""
+"""`tether generate`: completions of a model or a server, seeded per prompt, continued after a stop."""
 
 import signal
 import sys
+import textwrap
 import time
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,13 +15,18 @@ from tether.config.generate import GENERATE_ALIASES, GENERATE_GROUPS, GenerateCo
 from tether.config.parse import build
 from tether.errors import Interrupted
 
+if TYPE_CHECKING:
+    from tether.generation.completions import GenerateRecord
+
 SECONDS_BETWEEN_LINES = 10
 """Where standard error is no terminal, progress is one line that often at most."""
 
 
 @with_options(GenerateOptions, GENERATE_GROUPS, GENERATE_ALIASES)
 def generate(
-    model: Annotated[str, Parameter(help="Model folder, or an adapter folder (PEFT).")],
+    model: Annotated[
+        str | None, Parameter(help="Model folder, adapter folder (PEFT), or a model's name on --server.")
+    ] = None,
     /,
     *,
     json: Annotated[bool, Parameter(help="Print the record as JSON.", negative="")] = False,
@@ -28,9 +34,8 @@ def generate(
     **options: Any,
 ) -> int:
     """Answer every prompt of a file; a prompt's sample is the same whatever shares its batch."""
-    config = build(
-        GenerateConfig, {"model": model, **options}, aliases=GENERATE_ALIASES, source="tether generate"
-    )
+    named = {} if model is None else {"model": model}
+    config = build(GenerateConfig, named | options, aliases=GENERATE_ALIASES, source="tether generate")
     from tether.generation.sample import generate as run
 
     line = _Line(quiet=quiet or json)
@@ -50,19 +55,26 @@ def generate(
     if json:
         print_json(record)
     elif not quiet:
-        cut = [(record.cut_at_limit, f"cut at {config.max_new_tokens} tokens")]
-        cut.append((record.cut_at_context, "cut at the model's context"))
-        parts = [f"{record.ended:.1%} ended by themselves"]
-        parts += [f"{share:.1%} {text}" for share, text in cut if share]
-        kept = f" ({record.continued} of them by an earlier run)" if record.continued else ""
-        sys.stdout.write(
-            f"{record.out}: {record.rows} completions of {record.prompts} prompts{kept}; {', '.join(parts)}; "
-            f"{record.tokens:.1f} tokens on average\n"
-        )
-        if record.left_out:
-            shown = ", ".join(record.left_out[:5]) + (", ..." if len(record.left_out) > 5 else "")
-            sys.stdout.write(f"left out, longer than the model reads: {len(record.left_out)} ({shown})\n")
+        sys.stdout.write("\n".join(_told(record, config.max_new_tokens)) + "\n")
     return 0
+
+
+def _told(record: "GenerateRecord", limit: int) -> list[str]:
+    kept = f" ({record.continued} of them by an earlier run)" if record.continued else ""
+    ends = [f"{record.ended:.1%} ended by themselves"]
+    ends += [f"{record.cut_at_limit:.1%} cut at {limit} tokens"] if record.cut_at_limit else []
+    ends += [f"{record.cut_at_context:.1%} cut at the model's context"] if record.cut_at_context else []
+    mean = [] if record.tokens is None else [f"{record.tokens:.1f} tokens on average"]
+    lines = [
+        f"{record.rows} completions of {record.prompts} prompts{kept}",
+        *textwrap.wrap("; ".join(ends + mean), 80),
+    ]
+    if record.left_out:
+        shown = ", ".join(record.left_out[:5]) + (", ..." if len(record.left_out) > 5 else "")
+        text = f"{len(record.left_out)} prompts left out, longer than the model reads: {shown}"
+        lines += textwrap.wrap(text, 80)
+    # On a line of its own: a path may be as long as it likes.
+    return [*lines, f"written: {record.out}"]
 
 
 class _Terminated(BaseException):

@@ -7,8 +7,9 @@ variable, goes into the request's header and nowhere else: not into messages, fi
 import json
 import os
 import random
+import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +25,10 @@ TRANSIENT = frozenset({408, 409, 425, 429})
 """Status codes worth another try; so is every 5xx."""
 HOPELESS = frozenset({401, 403, 404})
 """Status codes that every other request would meet too: no key, no right, no such model or path."""
+REFUSABLE = {"max_tokens": "max_completion_tokens", "seed": "", "top_p": ""}
+"""Fields some servers refuse by name: sent under another name from then on, or left out."""
+LARGEST_REPLY = 16_000_000
+"""Bytes."""
 LONGEST_WAIT = 60.0
 """Seconds; a server that asks for more waiting (Retry-After) is not waited for longer."""
 SHOWN = 160
@@ -63,52 +68,32 @@ class Server:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`key` names the environment variable, `timeout` is seconds per request, `wait` the first pause."""
-        self.url, self.model, self.attempts, self.wait = url, model, attempts, wait
+        self.url, self.model, self.attempts = url, model, attempts
+        self.timeout, self.wait = timeout, wait
         self.retries = 0
         """Requests that were sent again."""
         self._sleep = sleep
         self._secret = os.environ.get(key) or ""
         self._key_name = key
-        self._limit_name = "max_tokens"
+        self._refused: dict[str, str] = {}
         self._client = openai.OpenAI(
-            base_url=url, api_key=self._secret or "none", timeout=timeout, max_retries=0
+            base_url=url,
+            api_key=self._secret or "none",
+            organization="",
+            project="",
+            timeout=timeout,
+            max_retries=0,
         )
-
-    def call(self, request: Callable[[openai.OpenAI], Answer]) -> Answer:
-        """Make a request; a ValueError it raises on an unreadable reply is tried again like a 500.
-
-        Raises:
-            ServerFailure: refused, or no good answer in `attempts` tries.
-
-        """
-        problem, pause = "", 0.0
-        for attempt in range(self.attempts):
-            if attempt:
-                self.retries += 1
-                self._sleep(max(self._delay(attempt), pause))
-            try:
-                return request(self._client)
-            except openai.APIStatusError as error:
-                code = error.status_code
-                problem, pause = f"HTTP {code}{self._words(error)}", _asked_pause(error)
-                if code not in TRANSIENT and code < 500:
-                    raise ServerFailure(self._hint(code, problem), hopeless=code in HOPELESS) from error
-            except openai.APITimeoutError:
-                problem, pause = "no answer in time", 0.0
-            except openai.APIConnectionError:
-                problem, pause = "no connection", 0.0
-            except (openai.APIError, json.JSONDecodeError, ValueError) as error:
-                problem, pause = f"an unreadable answer ({type(error).__name__})", 0.0
-        raise ServerFailure(f"{problem}, {self.attempts} times")
 
     def complete(self, prompt: Prompt, sampling: Sampling, seed: int) -> Reply:
         """Answer a prompt: a chat as a chat, a text by continuing it.
 
         Raises:
-            ServerFailure: no completion.
+            ServerFailure: refused, or no completion in `attempts` tries.
 
         """
-        return self.call(lambda client: _reply(self._create(client, prompt, sampling, seed), sampling.stop))
+        endpoint, body = _body(prompt, sampling, seed)
+        return self._tried(lambda: _reply(self._once(endpoint, body), sampling.stop))
 
     def stream(self, prompt: Prompt, sampling: Sampling, seed: int) -> Generator[str, None, Reply]:
         """Yield the answer piece by piece and return the whole of it.
@@ -117,61 +102,84 @@ class Server:
             ServerFailure: no completion; also half-way through.
 
         """
-        pieces = self.call(lambda client: self._create(client, prompt, sampling, seed, stream=True))
-        text, reason, choice = "", None, None
+        endpoint, body = _body(prompt, sampling, seed)
+        create: Any = self._client.chat.completions if endpoint == "chat" else self._client.completions
+        pieces = self._tried(lambda: create.create(model=self.model, stream=True, **self._accepted(body)))
+        text, reason, last = "", None, dict[str, Any]()
         try:
             for piece in pieces:
-                if not getattr(piece, "choices", None):
+                if not piece.choices:
                     continue
-                choice = piece.choices[0]
-                delta = getattr(choice, "delta", None)
-                said = (choice.text if delta is None else delta.content) or ""
+                last = piece.choices[0].to_dict()
+                said = (last["delta"].get("content") if "delta" in last else last["text"]) or ""
                 text += said
-                reason = getattr(choice, "finish_reason", None) or reason
+                reason = last.get("finish_reason") or reason
                 if said:
                     yield said
-        except (openai.APIError, json.JSONDecodeError, ValueError, AttributeError, TypeError) as error:
+        except Exception as error:  # the HTTP library's errors, and whatever half an answer leads to
             raise ServerFailure(f"the answer broke off ({type(error).__name__})") from error
         finally:
             pieces.close()
-        if reason not in ("stop", "length"):
-            raise ServerFailure(f"the server ended with {reason!r}, which is no completion")
-        return Reply(_cut(text, sampling.stop), _stopped(choice, reason, sampling.stop), None)
+        _check_end(reason)
+        return Reply(_cut(text, sampling.stop), _stopped(last, sampling.stop), None)
 
-    def _create(
-        self, client: openai.OpenAI, prompt: Prompt, sampling: Sampling, seed: int, **more: Any
-    ) -> Any:
-        extra: dict[str, Any] = {}
-        if sampling.top_k:
-            extra["top_k"] = sampling.top_k
-        if sampling.min_p:
-            extra["min_p"] = sampling.min_p
-        options: dict[str, Any] = {
-            "model": self.model,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            # 31 bits: llama.cpp and others keep seeds in a signed 32-bit number.
-            "seed": seed % 2**31,
-            **more,
-        }
-        if sampling.stop:
-            options["stop"] = list(sampling.stop)
-        if isinstance(prompt.content, str):
-            options |= {"prompt": prompt.content, "max_tokens": sampling.max_new_tokens, "extra_body": extra}
-            return client.completions.create(**options)
-        if prompt.template_arguments:
-            extra["chat_template_kwargs"] = dict(prompt.template_arguments)
-        if prompt.tools:
-            options["tools"] = list(prompt.tools)
-        options |= {"messages": list(prompt.content), "extra_body": extra}
-        try:
-            return client.chat.completions.create(**options, **{self._limit_name: sampling.max_new_tokens})
-        except openai.BadRequestError as error:
-            # OpenAI's newer models take the limit under another name only.
-            if self._limit_name == "max_completion_tokens" or "max_completion_tokens" not in str(error):
-                raise
-            self._limit_name = "max_completion_tokens"
-            return client.chat.completions.create(**options, **{self._limit_name: sampling.max_new_tokens})
+    def _tried(self, request: Callable[[], Answer]) -> Answer:
+        """Make a request; a ValueError it raises on an unreadable reply is tried again like a 500."""
+        problem, tries = "", 0
+        while tries < self.attempts:
+            tries += 1
+            self.retries += int(tries > 1)
+            pause = 0.0
+            try:
+                return request()
+            except openai.APIStatusError as error:
+                code = error.status_code
+                if code in (400, 422) and self._learn(error):
+                    tries -= 1
+                    continue
+                problem, pause = f"HTTP {code}{self._words(error)}", _asked_pause(error)
+                if code not in TRANSIENT and code < 500:
+                    raise ServerFailure(self._hint(code, problem), hopeless=code in HOPELESS) from error
+            except (openai.APITimeoutError, TimeoutError):
+                problem = "no answer in time"
+            except openai.APIConnectionError:
+                problem = "no connection"
+            except (openai.APIError, ValueError) as error:
+                problem = f"an unreadable answer ({type(error).__name__})"
+            if tries < self.attempts:
+                self._sleep(max(self._delay(tries), pause))
+        raise ServerFailure(f"{problem}, {tries} times")
+
+    def _once(self, endpoint: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        create: Any = self._client.chat.completions if endpoint == "chat" else self._client.completions
+        deadline, content = time.monotonic() + self.timeout, bytearray()
+        # Piece by piece: the client's own timeout begins anew with every byte of a slow answer.
+        with create.with_streaming_response.create(model=self.model, **self._accepted(body)) as response:
+            for piece in _pieces(response):
+                content += piece
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                if len(content) > LARGEST_REPLY:
+                    raise ValueError("the answer is too large")
+        reply = json.loads(content)
+        if not isinstance(reply, dict):
+            raise ValueError("the answer is no JSON object")
+        return reply
+
+    def _accepted(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the request in the words this server has not refused."""
+        request = {self._refused.get(name, name): value for name, value in body.items()}
+        request.pop("", None)
+        return request
+
+    def _learn(self, error: openai.APIStatusError) -> bool:
+        """Note a field the server refuses by name; return whether the request can do without it."""
+        text = str(error.message)
+        for name, other in REFUSABLE.items():
+            if name not in self._refused and re.search(rf"\b{name}\b", text):
+                self._refused[name] = other
+                return True
+        return False
 
     def _delay(self, attempt: int) -> float:
         return min(self.wait * 2 ** (attempt - 1), LONGEST_WAIT) * (0.5 + random.random() / 2)
@@ -199,23 +207,54 @@ def _asked_pause(error: openai.APIStatusError) -> float:
         return 0.0
 
 
-def _reply(answer: Any, stop: tuple[str, ...]) -> Reply:
+def _pieces(response: Any) -> Iterator[bytes]:
+    try:
+        yield from response.iter_bytes()
+    except Exception as error:  # openai lets the errors of its HTTP library, whichever it is, through
+        raise ValueError(f"the answer broke off: {type(error).__name__}") from error
+
+
+def _body(prompt: Prompt, sampling: Sampling, seed: int) -> tuple[str, dict[str, Any]]:
+    """Return the endpoint and what is sent: what differs from plain sampling is sent only when asked for."""
+    body: dict[str, Any] = {
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        # 31 bits: llama.cpp and others keep seeds in a signed 32-bit number.
+        "seed": seed % 2**31,
+    }
+    extra: dict[str, Any] = {
+        name: getattr(sampling, name) for name in ("top_k", "min_p") if getattr(sampling, name)
+    }
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if isinstance(prompt.content, str):
+        return "text", body | {"prompt": prompt.content, "extra_body": extra}
+    if prompt.template_arguments:
+        extra["chat_template_kwargs"] = dict(prompt.template_arguments)
+    if prompt.tools:
+        body["tools"] = list(prompt.tools)
+    return "chat", body | {"messages": list(prompt.content), "extra_body": extra}
+
+
+def _reply(answer: Mapping[str, Any], stop: tuple[str, ...]) -> Reply:
     """Read an answer that may be of any shape: a server is not trusted to follow the protocol."""
     try:
-        choice = answer.choices[0]
-        message = getattr(choice, "message", None)
-        text = choice.text if message is None else message.content
-    except (AttributeError, IndexError, TypeError) as error:
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+    except (KeyError, IndexError, TypeError) as error:
         raise ValueError("no choice in the reply") from error
-    reason = getattr(choice, "finish_reason", None)
-    if reason not in ("stop", "length"):
-        raise ServerFailure(f"the server ended with {reason!r}, which is no completion")
+    _check_end(choice.get("finish_reason"))
     if not isinstance(text, str):
         raise ServerFailure("the server gave no text")
-    counted = getattr(getattr(answer, "usage", None), "completion_tokens", None)
-    return Reply(
-        _cut(text, stop), _stopped(choice, reason, stop), counted if isinstance(counted, int) else None
-    )
+    usage = answer.get("usage")
+    counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return Reply(_cut(text, stop), _stopped(choice, stop), counted if isinstance(counted, int) else None)
+
+
+def _check_end(reason: object) -> None:
+    if reason not in ("stop", "length"):
+        raise ServerFailure(f"the server ended with {reason!r}, which is no completion")
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:
@@ -223,13 +262,13 @@ def _cut(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((place for entry in stop if (place := text.find(entry)) >= 0), default=len(text))]
 
 
-def _stopped(choice: Any, reason: str, stop: tuple[str, ...]) -> StoppedBy:
-    if reason == "length":
+def _stopped(choice: Mapping[str, Any], stop: tuple[str, ...]) -> StoppedBy:
+    if choice.get("finish_reason") == "length":
         return "limit"
     if not stop:
         return "stop_token"
     # vLLM and SGLang say which: a text, a token id, or null for the model's own end.
-    known = getattr(choice, "stop_reason", getattr(choice, "matched_stop", ""))
-    if known == "":
-        return "stop"
-    return "stop_string" if isinstance(known, str) else "stop_token"
+    for name in ("stop_reason", "matched_stop"):
+        if name in choice:
+            return "stop_string" if isinstance(choice[name], str) else "stop_token"
+    return "stop"
