@@ -1,5 +1,10 @@
-"""The set of cells (settings, models) that cannot be told from the best one. Numpy on saved scores."""
+"""Which cells (settings, models) can be told from the best one, and by how much groups of cells differ.
 
+Numpy on saved scores. Everything here comes from one resampling of prompts shared by all cells, so every
+comparison is paired, and, with several seeds, from seed effects as a second level.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +55,7 @@ def model_confidence_set(
     """
     values = _checked(scores, alpha)
     cells = len(values)
-    shifts = _shifts(values, draws=draws, seed=seed)
+    shifts = mean_shifts(values, draws=draws, seed=seed)
     means = values.mean(axis=(1, 2))
     remaining = list(range(cells))
     p_values = np.ones(cells)
@@ -71,14 +76,19 @@ def model_confidence_set(
     )
 
 
-def tightest_within_one_se(result: ConfidenceSet, tightness: ArrayLike) -> int:
+def tightest_within_one_se(
+    result: ConfidenceSet, tightness: ArrayLike, allowed: Collection[int] | None = None
+) -> int:
     """Return the tightest cell whose mean is within one standard error of the best (one-standard-error rule).
 
     `tightness` holds one number per cell, larger is tighter (beta). The standard error is the best cell's.
+    `allowed` names the cells that may be chosen, and may be best; all where it is not given.
     """
     order = np.asarray(tightness, dtype=np.float64)
-    limit = result.means[result.best] - result.standard_errors[result.best]
-    good = [c for c in range(len(result.means)) if result.means[c] >= limit]
+    cells = list(range(len(result.means))) if allowed is None else sorted(allowed)
+    best = max(cells, key=lambda c: result.means[c])
+    limit = result.means[best] - result.standard_errors[best]
+    good = [c for c in cells if result.means[c] >= limit]
     return max(good, key=lambda c: (order[c], result.means[c]))
 
 
@@ -95,13 +105,19 @@ def _checked(scores: ArrayLike, alpha: float) -> Array:
     return values
 
 
-def _shifts(values: Array, *, draws: int, seed: int) -> Array:
-    """Return [2, draws, cells]: centred deviations of the means from prompts, and from seeds."""
+def mean_shifts(values: Array, *, draws: int, seed: int) -> Array:
+    """Return [2, draws, cells]: centred deviations of the means from prompts, and from seeds.
+
+    `values` is [cells, seeds, prompts]. Both levels get Student's tails (one chi-square per draw, shared by
+    all cells), without which few prompts or seeds look like many.
+    """
     _, seeds, prompts = values.shape
     by_prompt = values.mean(axis=1)
     weights = resampling_weights(prompts, draws=draws, seed=seed)
     from_prompts = weights @ (by_prompt - by_prompt.mean(axis=1, keepdims=True)).T
     from_prompts *= np.sqrt(prompts / (prompts - 1)) / prompts
+    tails = np.random.default_rng([seed, 2]).chisquare(prompts - 1, size=(draws, 1))
+    from_prompts *= np.sqrt((prompts - 1) / tails)
     if seeds == 1:
         return np.stack([from_prompts, np.zeros_like(from_prompts)])
     generator = np.random.default_rng([seed, 1])
@@ -134,16 +150,113 @@ def _test(values: Array, shifts: Array) -> tuple[float, int]:
     """Return the p-value of equality of these cells and the position of the weakest."""
     contrasts = values.mean(axis=0, keepdims=True) - values
     gaps = contrasts.mean(axis=(1, 2))
-    from_prompts, from_seeds, rest = _parts(contrasts)
-    # Both levels carry the noise of single answers; taking it out of the seeds' share counts it once.
-    share = np.sqrt(
-        np.clip(1 - np.divide(rest, from_seeds, out=np.ones_like(rest), where=from_seeds > 0), 0, 1)
-    )
-    se = np.sqrt(from_prompts + from_seeds * share**2)
-    drawn = shifts.mean(axis=2, keepdims=True) - shifts
-    moved = drawn[0] + drawn[1] * share
+    se, moved = _noise(contrasts, shifts.mean(axis=2, keepdims=True) - shifts)
     certain = np.where(gaps > 0, np.inf, 0.0)
     observed = np.divide(gaps, se, out=certain, where=se > 0)
     simulated = np.divide(moved, se, out=np.zeros_like(moved), where=se > 0).max(axis=1)
     weakest = int(observed.argmax())
     return float(np.mean(simulated >= observed[weakest])), weakest
+
+
+def _noise(contrasts: Array, drawn: Array) -> tuple[Array, Array]:
+    """Return the standard error of each contrast's mean, and [draws, contrasts] deviations under equality."""
+    from_prompts, from_seeds, rest = _parts(contrasts)
+    # Both levels carry the noise of single answers; taking it out of the seeds' share counts it once.
+    share = np.sqrt(
+        np.clip(1 - np.divide(rest, from_seeds, out=np.ones_like(rest), where=from_seeds > 0), 0, 1)
+    )
+    return np.sqrt(from_prompts + from_seeds * share**2), drawn[0] + drawn[1] * share
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Mean differences `first - second` of pairs of cells with intervals that all hold at once."""
+
+    estimates: Array
+    low: Array
+    high: Array
+    standard_errors: Array
+    critical: float
+    """Standard errors an interval reaches to each side."""
+    level: float
+
+
+def simultaneous_differences(
+    scores: ArrayLike,
+    first: Sequence[int],
+    second: Sequence[int],
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Differences:
+    """Return differences of pairs of cells; all intervals hold together with probability `level` (max-t).
+
+    Args:
+        scores: [cells, prompts] or [cells, seeds, prompts], as `model_confidence_set`.
+        first: index of each pair's first cell.
+        second: index of its second cell.
+        level: of all intervals together.
+        draws: bootstrap resamples.
+        seed: of the resampling.
+
+    """
+    values = _checked(scores, 1 - level)
+    a, b = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
+    shifts = mean_shifts(values, draws=draws, seed=seed)
+    contrasts = values[a] - values[b]
+    se, moved = _noise(contrasts, shifts[:, :, a] - shifts[:, :, b])
+    size = np.abs(np.divide(moved, se, out=np.zeros_like(moved), where=se > 0)).max(axis=1)
+    critical = float(np.quantile(size, level))
+    estimates = contrasts.mean(axis=(1, 2))
+    return Differences(estimates, estimates - critical * se, estimates + critical * se, se, critical, level)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDifference:
+    """Best cell of one group less the best cell of another, with an interval that allows for both choices."""
+
+    first: int
+    """Index of the best-looking cell of the first group; `second` likewise."""
+    second: int
+    estimate: float
+    low: float
+    high: float
+
+
+def best_of_groups(
+    scores: ArrayLike,
+    groups: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> list[GroupDifference]:
+    """Compare groups of cells at their own best; the intervals of all comparisons hold together.
+
+    Choosing the best of several by the same scores flatters the larger group. From simultaneous intervals
+    [L_ab, U_ab] of all pairs, max_a theta_a - max_b theta_b lies in [max_a min_b L_ab, min_b max_a U_ab]
+    whichever cells are best (Hsu 1984, Ann. Stat. 12, for one group).
+    """
+    pairs = [(a, b) for one, other in groups for a in one for b in other]
+    found = simultaneous_differences(
+        scores, [a for a, _ in pairs], [b for _, b in pairs], level=level, draws=draws, seed=seed
+    )
+    means = _checked(scores, 1 - level).mean(axis=(1, 2))
+    results: list[GroupDifference] = []
+    start = 0
+    for one, other in groups:
+        shape, stop = (len(one), len(other)), start + len(one) * len(other)
+        low, high = found.low[start:stop].reshape(shape), found.high[start:stop].reshape(shape)
+        start = stop
+        a, b = max(one, key=lambda c: means[c]), max(other, key=lambda c: means[c])
+        results.append(
+            GroupDifference(
+                a,
+                b,
+                float(means[a] - means[b]),
+                float(low.min(axis=1).max()),
+                float(high.max(axis=0).min()),
+            )
+        )
+    return results

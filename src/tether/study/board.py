@@ -1,0 +1,137 @@
+"""The table every question is asked of: settings x seeds x prompts, with the start model as row 0.
+
+Values of one prompt are means over its samples. Only prompts that every compared model answered, and only
+seeds that every compared setting has, are in it; what that left out is said in `notices`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tether.analysis.selection import mean_shifts
+from tether.analysis.stats import crossed_variances
+from tether.records.findings import Setting
+
+Array = NDArray[np.float64]
+
+DRAWS = 2000
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """One trained model sampled at one dial value: scores and KL to the start per prompt of the board."""
+
+    cell: str
+    setting: Setting
+    dial: float
+    scores: Array
+    """[prompts]"""
+    kl: Array
+    """[prompts]"""
+
+
+@dataclass(frozen=True)
+class Board:
+    """Scores and KL of the start model (row 0) and of every compared setting."""
+
+    settings: tuple[Setting, ...]
+    scores: Array
+    """[1 + settings, seeds, prompts]"""
+    kl: Array
+    """[1 + settings, seeds, prompts], nats per sequence."""
+    seeds: tuple[int, ...]
+    prompts: tuple[str, ...]
+    degenerate: tuple[tuple[str, ...], ...]
+    """Per setting."""
+    gold: Array | None = None
+    """[1 + settings]: mean gold reward; only ever read to print regret."""
+    gold_name: str = ""
+    dialled: tuple[Dialled, ...] = ()
+    notices: tuple[str, ...] = ()
+    draws: int = DRAWS
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.scores.shape[2]
+
+    @property
+    def several_seeds(self) -> bool:
+        """Whether differences can be told from luck in training."""
+        return len(self.seeds) > 1
+
+    @property
+    def gains(self) -> Array:
+        """Scores less the start model's on the same prompt."""
+        return self.scores - self.scores[:1]
+
+    def rows(self, wanted: Callable[[Setting], bool], *, sound: bool = True) -> list[int]:
+        """Return rows of settings; `sound` leaves out those with a degeneration flag."""
+        return [
+            index + 1
+            for index, setting in enumerate(self.settings)
+            if wanted(setting) and not (sound and self.degenerate[index])
+        ]
+
+    def setting(self, row: int) -> Setting:
+        """Return the setting of a row."""
+        return self.settings[row - 1]
+
+    def name(self, row: int) -> str:
+        """Return the name of a row."""
+        return "start" if row == 0 else self.setting(row).name
+
+    def arms(self) -> list[str]:
+        """Return the arms in the order of the settings."""
+        return list(dict.fromkeys(setting.arm for setting in self.settings))
+
+    def only(self, wanted: Callable[[Setting], bool]) -> "Board":
+        """Return the board of some of the settings."""
+        kept = self.rows(wanted, sound=False)
+        rows = [0, *kept]
+        return replace(
+            self,
+            settings=tuple(self.setting(row) for row in kept),
+            scores=self.scores[rows],
+            kl=self.kl[rows],
+            degenerate=tuple(self.degenerate[row - 1] for row in kept),
+            gold=None if self.gold is None else self.gold[rows],
+        )
+
+
+def standard_error(table: Array) -> float:
+    """Return the standard error of the mean of a [seeds, prompts] table over both levels."""
+    seeds, prompts = table.shape
+    if prompts < 2:
+        return float("nan")
+    if seeds == 1:
+        return float(np.sqrt(table[0].var(ddof=1) / prompts))
+    seed_part, prompt_part, rest = crossed_variances(table)
+    return float(np.sqrt(max(seed_part + prompt_part - rest, seed_part, prompt_part)))
+
+
+def levels(table: Array) -> tuple[float, float]:
+    """Return the variance of the mean of [seeds, prompts] that more prompts cannot remove, and the rest."""
+    seeds, prompts = table.shape
+    if seeds == 1:
+        return 0.0, float(table[0].var(ddof=1) / prompts)
+    seed_part, prompt_part, rest = crossed_variances(table)
+    lasting = max(seed_part - rest, 0.0)
+    return lasting, max(seed_part + prompt_part - rest, seed_part, prompt_part) - lasting
+
+
+def resampled(board: Board, *tables: Array, seed: int) -> list[Array]:
+    """Return [draws, rows] of bootstrap means for each [rows, seeds, prompts] table, resampled together."""
+    stacked = np.concatenate(tables, axis=0)
+    shifts = mean_shifts(stacked, draws=board.draws, seed=seed).sum(axis=0)
+    drawn = stacked.mean(axis=(1, 2)) + shifts
+    sizes = np.cumsum([len(table) for table in tables])[:-1]
+    return list(np.split(drawn, sizes, axis=1))
+
+
+def tightness(settings: Sequence[Setting]) -> list[float]:
+    """Return beta per setting; larger holds tighter."""
+    return [0.0 if setting.beta is None else setting.beta for setting in settings]
