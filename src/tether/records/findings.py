@@ -97,6 +97,8 @@ class Tight(Record):
     set: tuple[str, ...] = ()
     """Names not distinguishable from the best; `start` is the start model."""
     p_values: dict[str, float] = Field(default_factory=dict[str, float])
+    gains: dict[str, Estimate] = Field(default_factory=dict[str, Estimate])
+    """Over the start model; the intervals hold together."""
     prompts_needed: int | None = None
     """Were the best-looking gain the true one, prompts to tell it from 0 with power 80 %."""
     smallest_visible: float | None = None

@@ -35,6 +35,8 @@ class Factors(Record):
     seed: int
     data_fraction: float = 1.0
     """Share of the training prompts used."""
+    labels: Literal["given", "shuffled"] = "given"
+    """Shuffled: chosen and rejected swapped in a random half of the pairs, the control of `which reference`."""
 
 
 class CellRecord(Record):

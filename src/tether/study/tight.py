@@ -20,7 +20,7 @@ from tether.analysis.selection import (
     tightest_within_one_se,
 )
 from tether.analysis.stats import required_size
-from tether.records.findings import Answer, DialCost, Estimate, Regret, Tight
+from tether.records.findings import Answer, DialCost, Estimate, Regret, Setting, Tight
 from tether.reports.tables import brief, count, with_error
 from tether.study.board import POWER, Array, Board, Dialled, levels, standard_error, tightness
 from tether.study.words import among, interval_text, models, named, seeds_text
@@ -64,6 +64,7 @@ def how_tight(board: Board, arm: str, *, alpha: float = 0.05, seed: int = 0) -> 
         best_looking=mine.name(rows[picked.looking]),
         set=tuple(mine.name(rows[place]) for place in picked.found.members),
         p_values={mine.name(row): p for row, p in zip(rows, picked.found.p_values, strict=True)},
+        gains={mine.name(row): _estimate(mine, picked, place) for place, row in enumerate(rows) if place},
         prompts_needed=None if answer.verdict == "supported" else _needed(mine, picked),
         smallest_visible=_visible(mine, picked),
         dial=None if chosen is None else dial_cost(mine, board.dialled, rows[chosen], seed=seed),
@@ -140,16 +141,11 @@ def _recommendation(
     name = board.name(row)
     kl = with_error(float(board.kl[row].mean()), standard_error(board.kl[row]))
     subject = f"Use {name}" if board.several_seeds else f"Of these trained models take the one at {name}"
-    best = (
-        "it also looks best"
-        if chosen == picked.looking
-        else f"{looking} looks best, but not by more than its own standard error"
-    )
-    alike = among(others, name)
-    return (
-        f"{subject}: it gains {interval_text(estimate)} for {kl} nats of KL. "
-        f"It is the tightest within one standard error of the best; {best}. {alike}"
-    ).rstrip()
+    if chosen == picked.looking:
+        best = "It looks best, and no tighter one is within one standard error of it."
+    else:
+        best = f"It is the tightest within one standard error of {looking}, which looks best."
+    return f"{subject}: it gains {interval_text(estimate)} for {kl} nats of KL. {best} {among(others, name)}"
 
 
 def _notes(board: Board, picked: _Picked, chosen: int | None) -> list[str]:
@@ -195,8 +191,9 @@ def _needed(board: Board, picked: _Picked) -> int | None:
     gain = float(table.mean())
     if gain <= 0:
         return None
-    level = float(2 * stats.norm.cdf(picked.against_start.critical) - 1)
-    reach = picked.against_start.critical + float(stats.norm.ppf(POWER))
+    critical = picked.against_start.critical
+    level = float(2 * stats.norm.cdf(critical) - 1)
+    reach = critical + float(stats.norm.ppf(POWER))
     lasting, by_prompt = levels(table)
     left = (gain / reach) ** 2 - lasting
     if left <= 0:
@@ -210,8 +207,8 @@ def _needed(board: Board, picked: _Picked) -> int | None:
 
 def _visible(board: Board, picked: _Picked) -> float:
     """Gain of the best-looking setting that would be told from 0 with power 80 %."""
-    reach = picked.against_start.critical + float(stats.norm.ppf(POWER))
-    return reach * float(picked.against_start.standard_errors[picked.looking - 1])
+    found, place = picked.against_start, picked.looking - 1
+    return float((found.critical + stats.norm.ppf(POWER)) * found.standard_errors[place])
 
 
 def _all_degenerate(board: Board, arm: str) -> Tight:
@@ -258,7 +255,7 @@ def dial_cost(board: Board, dialled: tuple[Dialled, ...], row: int, *, seed: int
     if not dialled:
         return None
     own = board.setting(row)
-    source = min({point.cell: point.setting for point in dialled}.items(), key=lambda item: _far(item[1], own))
+    source = min({point.cell: point.setting for point in dialled}.items(), key=lambda c: _far(c[1], own))
     points = sorted((p for p in dialled if p.cell == source[0]), key=lambda p: float(p.kl.mean()))
     table = np.stack([p.scores for p in points]), np.stack([p.kl for p in points])
     target_kl, target = board.kl[row].mean(axis=0), board.scores[row].mean(axis=0)
@@ -282,9 +279,9 @@ def dial_cost(board: Board, dialled: tuple[Dialled, ...], row: int, *, seed: int
     )
 
 
-def _far(setting: object, own: object) -> tuple[bool, float]:
-    mine, other = getattr(own, "beta", None) or 1.0, getattr(setting, "beta", None) or 1.0
-    return other < mine, abs(math.log(other / mine))
+def _far(setting: Setting, own: Setting) -> tuple[bool, bool, float]:
+    mine, other = own.beta or 1.0, setting.beta or 1.0
+    return setting.arm != own.arm, other < mine, abs(math.log(other / mine))
 
 
 def _dialled_gap(table: tuple[Array, Array], target: Array, target_kl: Array, rows: Array) -> float:

@@ -26,13 +26,14 @@ CLAIM = "Some other reference is better than the start model as reference."
 OTHERS = "any other reference"
 
 
-def _other(setting: Setting) -> bool:
+def is_other(setting: Setting) -> bool:
+    """Whether a setting is DPO's loss held to another reference than the start model."""
     return setting.loss_type == DPO[0] and setting.reference not in ("none", "self")
 
 
 def asked(board: Board) -> bool:
     """Whether the study has DPO with `self` and with another reference, each with a sound setting."""
-    return bool(board.rows(is_dpo)) and bool(board.rows(_other))
+    return bool(board.rows(is_dpo)) and bool(board.rows(is_other))
 
 
 def which_reference(
@@ -40,9 +41,9 @@ def which_reference(
 ) -> tuple[Answer, list[Comparison]]:
     """Answer which reference; the first comparison is the one the verdict is about."""
     own = Side("self", tuple(board.rows(is_dpo)))
-    pairs = [(Side(OTHERS, tuple(board.rows(_other))), own)]
-    for reference in dict.fromkeys(s.reference for s in board.settings if _other(s)):
-        rows = board.rows(lambda s, r=reference: _other(s) and s.reference == r)
+    pairs = [(Side(OTHERS, tuple(board.rows(is_other))), own)]
+    for reference in dict.fromkeys(s.reference for s in board.settings if is_other(s)):
+        rows = board.rows(lambda s, r=reference: is_other(s) and s.reference == r)
         if rows:
             pairs.append((Side(reference, tuple(rows)), own))
     found = compare(board, pairs, alpha=alpha, seed=seed)

@@ -1,0 +1,104 @@
+"""Ways of choosing beta, and what each would have cost. None of them ever sees the gold reward.
+
+    judged          the rule of `tight` on a judge's scores of own samples on validation prompts
+    cross-fitted    the same rule on the implicit reward of one fixed model trained on the other half of the
+                    pairs than the policy it scores (the score column `cross_fitted`)
+    ranking         the loosest sound setting: highest policy ranking accuracy among settings without a
+                    degeneration flag (RefDPO, arXiv 2407.13709, Table 2: it rises through the optimum)
+
+Validation loss and implicit-reward accuracy are no candidates: neither finds the peak (RefDPO Table 2;
+Rafailov et al., arXiv 2406.02900). A rule without a judge becomes the product's only once its regret was at
+or below `REGRET` of the best gain in `WORLDS` of worlds that were not looked at before; see `PROVEN`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tether.records.findings import Regret, RuleFinding
+from tether.study.board import Board
+from tether.study.tight import how_tight, regret_of
+
+JUDGED, CROSS_FITTED, RANKING = "judged", "cross-fitted", "ranking"
+CROSS_FITTED_SCORE = "cross_fitted"
+REGRET, WORLDS = 0.05, 0.9
+"""A rule is proven where its regret stays at or below 5 % of the best gain in 90 % of worlds."""
+PROVEN: frozenset[str] = frozenset()
+"""Judge-free rules that kept that promise on worlds not looked at before. None has yet."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a rule did over several worlds."""
+
+    rule: str
+    worlds: int
+    kept: int
+    """Worlds in which it chose something and its regret was at most `REGRET` of the gain."""
+    failures: int
+    """Worlds in which it chose nothing although a setting gained."""
+    worst: float | None
+
+    @property
+    def proven(self) -> bool:
+        """Whether the promise was kept often enough."""
+        return self.worlds > 0 and self.kept / self.worlds >= WORLDS
+
+
+def judged(board: Board, arm: str, *, alpha: float = 0.05, seed: int = 0) -> RuleFinding:
+    """Choose by the scores on the board."""
+    found = how_tight(board, arm, alpha=alpha, seed=seed)
+    return RuleFinding(
+        rule=JUDGED,
+        needs="a judge",
+        choice=found.recommended,
+        reason=found.answer.sentence,
+        regret=found.regret,
+        proven=True,
+    )
+
+
+def cross_fitted(board: Board, arm: str, *, alpha: float = 0.05, seed: int = 0) -> RuleFinding:
+    """Choose by cross-fitted implicit rewards; `board.scores` holds them instead of a judge's."""
+    found = how_tight(board, arm, alpha=alpha, seed=seed)
+    return RuleFinding(
+        rule=CROSS_FITTED,
+        needs="policies trained on halves of the pairs, and a fixed scorer for each",
+        choice=found.recommended,
+        reason=found.answer.sentence,
+        regret=found.regret,
+        proven=CROSS_FITTED in PROVEN,
+    )
+
+
+def ranking(board: Board, arm: str, policy_accuracy: Mapping[str, float]) -> RuleFinding:
+    """Choose the sound setting whose own log-probs rank most held-out pairs right."""
+    board = board.only(lambda setting: setting.arm == arm)
+    rows = [row for row in board.rows(lambda _: True) if board.name(row) in policy_accuracy]
+    needs, proven = "nothing but held-out pairs", RANKING in PROVEN
+    if not rows:
+        return RuleFinding(rule=RANKING, needs=needs, reason="No setting without a flag.", proven=proven)
+    row = max(rows, key=lambda r: policy_accuracy[board.name(r)])
+    reason = (
+        f"Policy ranking accuracy {100 * policy_accuracy[board.name(row)]:.0f} %, the highest without a "
+        "degeneration flag."
+    )
+    return RuleFinding(
+        rule=RANKING,
+        needs=needs,
+        choice=board.name(row),
+        reason=reason,
+        regret=regret_of(board, row),
+        proven=proven,
+    )
+
+
+def record_of(rule: str, outcomes: Sequence[Regret | None]) -> Record:
+    """Return how a rule did; None stands for a world in which it chose nothing."""
+    shares = [outcome.share for outcome in outcomes if outcome is not None and outcome.share is not None]
+    return Record(
+        rule=rule,
+        worlds=len(outcomes),
+        kept=sum(share <= REGRET for share in shares),
+        failures=sum(outcome is None for outcome in outcomes),
+        worst=max(shares, default=None),
+    )
