@@ -14,6 +14,7 @@ from tether.analysis.stats import resampling_weights
 from tether.errors import DataError, UsageError
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class ConfidenceSet:
     best: int
     """Index of the highest mean."""
     alpha: float
+    critical: float
+    """Standard errors of their difference by which two cells part while all remain."""
 
 
 def model_confidence_set(
@@ -37,10 +40,10 @@ def model_confidence_set(
 ) -> ConfidenceSet:
     """Return the cells that contain the best one with probability 1 - alpha; higher scores are better.
 
-    Hansen, Lunde and Nason 2011 (Econometrica 79), T_max rule: while the largest studentised shortfall from
-    the mean of the remaining cells is improbable under equality, its cell leaves. Its distribution comes from
-    one bootstrap of prompts shared by all cells (so every comparison is paired), plus, with several seeds,
-    seed effects under Student multipliers with S - 1 degrees of freedom.
+    Hansen, Lunde and Nason 2011 (Econometrica 79), T_R rule: while the largest studentised difference of two
+    cells is improbable under equality of all that remain, the cell that falls shortest leaves. Its
+    distribution comes from one bootstrap of prompts shared by all cells (so every comparison is paired),
+    plus, with several seeds, seed effects (`seed_variances`).
 
     Args:
         scores: [cells, prompts], or [cells, seeds, prompts] with the same seeds and prompts in every cell.
@@ -55,16 +58,22 @@ def model_confidence_set(
     """
     values = _checked(scores, alpha)
     cells = len(values)
-    shifts = mean_shifts(values, draws=draws, seed=seed)
+    first, second = np.triu_indices(cells, 1)
+    se, scaled = _noise(values, first, second, draws, seed)
     means = values.mean(axis=(1, 2))
-    remaining = list(range(cells))
+    gaps = means[first] - means[second]
+    observed = np.divide(np.abs(gaps), se, out=np.where(gaps != 0, np.inf, 0.0), where=se > 0)
+    remaining = np.ones(cells, dtype=bool)
     p_values = np.ones(cells)
     reached = 0.0
-    while len(remaining) > 1:
-        p, worst = _test(values[remaining], shifts[:, :, remaining])
-        reached = max(reached, p)
-        p_values[remaining[worst]] = reached
-        remaining.pop(worst)
+    for _ in range(cells - 1):
+        pairs = np.flatnonzero(remaining[first] & remaining[second])
+        widest = int(pairs[observed[pairs].argmax()])
+        worst = second[widest] if gaps[widest] > 0 else first[widest]
+        chance = np.abs(scaled[:, pairs]).max(axis=1)
+        reached = max(reached, float(np.mean(chance >= observed[widest])))
+        p_values[worst] = reached
+        remaining[worst] = False
     members = tuple(i for i in range(cells) if p_values[i] >= alpha)
     return ConfidenceSet(
         members,
@@ -73,6 +82,7 @@ def model_confidence_set(
         tuple(float(np.sqrt(_variance(values[c][None])[0])) for c in range(cells)),
         int(means.argmax()),
         alpha,
+        float(np.quantile(np.abs(scaled).max(axis=1), 1 - alpha)) if cells > 1 else 0.0,
     )
 
 
@@ -105,27 +115,50 @@ def _checked(scores: ArrayLike, alpha: float) -> Array:
     return values
 
 
-def mean_shifts(values: Array, *, draws: int, seed: int) -> Array:
-    """Return [2, draws, cells]: centred deviations of the means from prompts, and from seeds.
+def prompt_shifts(values: Array, *, draws: int, seed: int) -> Array:
+    """Return [draws, cells]: deviations of the means of [cells, seeds, prompts] from resampling prompts.
 
-    `values` is [cells, seeds, prompts]. Both levels get Student's tails (one chi-square per draw, shared by
-    all cells), without which few prompts or seeds look like many.
+    With Student's tails (one chi-square per draw, shared by all cells), without which few prompts look like
+    many.
     """
-    _, seeds, prompts = values.shape
+    prompts = values.shape[2]
     by_prompt = values.mean(axis=1)
     weights = resampling_weights(prompts, draws=draws, seed=seed)
-    from_prompts = weights @ (by_prompt - by_prompt.mean(axis=1, keepdims=True)).T
-    from_prompts *= np.sqrt(prompts / (prompts - 1)) / prompts
+    shifts = weights @ (by_prompt - by_prompt.mean(axis=1, keepdims=True)).T
     tails = np.random.default_rng([seed, 2]).chisquare(prompts - 1, size=(draws, 1))
-    from_prompts *= np.sqrt((prompts - 1) / tails)
-    if seeds == 1:
-        return np.stack([from_prompts, np.zeros_like(from_prompts)])
-    generator = np.random.default_rng([seed, 1])
-    by_seed = values.mean(axis=2)
-    multipliers = generator.standard_normal((draws, seeds))
-    multipliers *= np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=(draws, 1)))
-    from_seeds = multipliers @ (by_seed - by_seed.mean(axis=1, keepdims=True)).T
-    return np.stack([from_prompts, from_seeds / np.sqrt(seeds * (seeds - 1))])
+    return shifts * np.sqrt(prompts / (prompts - 1)) / prompts * np.sqrt((prompts - 1) / tails)
+
+
+def seed_variances(values: Array) -> tuple[Array, int]:
+    """Return the variance that seeds give each cell's mean, and the degrees of freedom it is known to.
+
+    What single answers add by chance is taken out. A cell never gets less than the mean over all cells: with
+    few seeds its own estimate is often far too small, and many comparisons find the smallest. Cells with one
+    value for all seeds (the start model) have none.
+    """
+    cells, seeds, _ = values.shape
+    trained = np.flatnonzero(np.ptp(values, axis=1).max(axis=1) > 0)
+    found = np.zeros(cells)
+    if seeds == 1 or len(trained) == 0:
+        return found, 1
+    _, by_seed, rest = _parts(values[trained])
+    own = by_seed - rest
+    found[trained] = np.maximum(own, max(float(own.mean()), 0.0))
+    return found, len(trained) * (seeds - 1)
+
+
+def _noise(values: Array, first: Index, second: Index, draws: int, seed: int) -> tuple[Array, Array]:
+    """Return standard errors of differences of pairs, and their [draws, pairs] deviations in these units."""
+    shifts = prompt_shifts(values, draws=draws, seed=seed)
+    lasting, freedom = seed_variances(values)
+    if lasting.any():
+        generator = np.random.default_rng([seed, 1])
+        tails = np.sqrt(freedom / generator.chisquare(freedom, size=(draws, 1)))
+        shifts = shifts + generator.standard_normal(shifts.shape) * np.sqrt(lasting) * tails
+    from_prompts, _, _ = _parts(values[first] - values[second])
+    se = np.sqrt(from_prompts + lasting[first] + lasting[second])
+    moved = shifts[:, first] - shifts[:, second]
+    return se, np.divide(moved, se, out=np.zeros_like(moved), where=se > 0)
 
 
 def _variance(contrasts: Array) -> Array:
@@ -135,6 +168,7 @@ def _variance(contrasts: Array) -> Array:
 
 
 def _parts(tables: Array) -> tuple[Array, Array, Array]:
+    """Return the variances of the mean of [.., seeds, prompts] by prompts, by seeds, and what both share."""
     _, seeds, prompts = tables.shape
     by_seed, by_prompt = tables.mean(axis=2), tables.mean(axis=1)
     from_prompts = by_prompt.var(axis=1, ddof=1) / prompts
@@ -144,33 +178,6 @@ def _parts(tables: Array) -> tuple[Array, Array, Array]:
     rest = tables - by_seed[:, :, None] - by_prompt[:, None, :] + grand[:, None, None]
     squares = (rest**2).sum(axis=(1, 2)) / ((seeds - 1) * (prompts - 1) * seeds * prompts)
     return from_prompts, by_seed.var(axis=1, ddof=1) / seeds, squares
-
-
-def _test(values: Array, shifts: Array) -> tuple[float, int]:
-    """Return the p-value of equality of these cells and the position of the weakest."""
-    contrasts = values.mean(axis=0, keepdims=True) - values
-    gaps = contrasts.mean(axis=(1, 2))
-    se, scaled = _noise(contrasts, shifts.mean(axis=2, keepdims=True) - shifts)
-    certain = np.where(gaps > 0, np.inf, 0.0)
-    observed = np.divide(gaps, se, out=certain, where=se > 0)
-    weakest = int(observed.argmax())
-    return float(np.mean(scaled.max(axis=1) >= observed[weakest])), weakest
-
-
-def _noise(contrasts: Array, drawn: Array) -> tuple[Array, Array]:
-    """Return standard errors of contrasts' means, and [draws, contrasts] deviations in these units.
-
-    One critical value for all contrasts is deliberate: levels balanced by each contrast's own degrees of
-    freedom gave 18 % false alarms with three seeds, because so few seeds do not tell which contrast has few.
-    """
-    from_prompts, from_seeds, rest = _parts(contrasts)
-    # Both levels carry the noise of single answers; taking it out of the seeds' share counts it once.
-    share = np.sqrt(
-        np.clip(1 - np.divide(rest, from_seeds, out=np.ones_like(rest), where=from_seeds > 0), 0, 1)
-    )
-    se = np.sqrt(from_prompts + from_seeds * share**2)
-    moved = drawn[0] + drawn[1] * share
-    return se, np.divide(moved, se, out=np.zeros_like(moved), where=se > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +215,9 @@ def simultaneous_differences(
     """
     values = _checked(scores, 1 - level)
     a, b = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
-    shifts = mean_shifts(values, draws=draws, seed=seed)
-    contrasts = values[a] - values[b]
-    se, scaled = _noise(contrasts, shifts[:, :, a] - shifts[:, :, b])
+    se, scaled = _noise(values, a, b, draws, seed)
     critical = float(np.quantile(np.abs(scaled).max(axis=1), level))
-    estimates, reach = contrasts.mean(axis=(1, 2)), critical * se
+    estimates, reach = (values[a] - values[b]).mean(axis=(1, 2)), critical * se
     return Differences(estimates, estimates - reach, estimates + reach, se, critical, level)
 
 

@@ -36,7 +36,7 @@ class Factors(Record):
     data_fraction: float = 1.0
     """Share of the training prompts used."""
     labels: Literal["given", "shuffled"] = "given"
-    """Shuffled: chosen and rejected swapped in a random half of the pairs, the control of `which reference`."""
+    """Shuffled: chosen and rejected swapped in a random half of the pairs, a control of what is learnt."""
 
 
 class CellRecord(Record):

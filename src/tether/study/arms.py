@@ -68,7 +68,7 @@ def equal_kl(board: Board, first: Side, second: Side, *, seed: int) -> list[Equa
         return []
     targets = reach * np.arange(1, KL_LEVELS + 1) / (KL_LEVELS + 1)
     means = board.scores.mean(axis=(1, 2))[None], board.kl.mean(axis=(1, 2))[None]
-    draws = resampled(board, board.scores, board.kl, seed=seed)
+    draws = resampled(board, seed=seed)
     ends = [_along(*means, side.rows, targets)[0] for side in (first, second)]
     drawn = [_along(*draws, side.rows, targets) for side in (first, second)]
     gaps = drawn[0] - drawn[1]

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tether.analysis.selection import mean_shifts
+from tether.analysis.selection import prompt_shifts
 from tether.analysis.stats import crossed_variances
 from tether.records.findings import Setting
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 DRAWS = 2000
 POWER = 0.8
@@ -123,13 +124,19 @@ def levels(table: Array) -> tuple[float, float]:
     return lasting, max(seed_part + prompt_part - rest, seed_part, prompt_part) - lasting
 
 
-def resampled(board: Board, *tables: Array, seed: int) -> list[Array]:
-    """Return [draws, rows] of bootstrap means for each [rows, seeds, prompts] table, resampled together."""
-    stacked = np.concatenate(tables, axis=0)
-    shifts = mean_shifts(stacked, draws=board.draws, seed=seed).sum(axis=0)
-    drawn = stacked.mean(axis=(1, 2)) + shifts
-    sizes = np.cumsum([len(table) for table in tables])[:-1]
-    return list(np.split(drawn, sizes, axis=1))
+def resampled(board: Board, *, seed: int) -> tuple[Array, Array]:
+    """Return [draws, rows] of resampled mean scores and mean KLs; both move together, prompts and seeds."""
+    seeds = len(board.seeds)
+    drawn = [table.mean(axis=(1, 2)) for table in (board.scores, board.kl)]
+    shifts = [prompt_shifts(table, draws=board.draws, seed=seed) for table in (board.scores, board.kl)]
+    if seeds > 1:
+        generator = np.random.default_rng([seed, 4])
+        multipliers = generator.standard_normal((board.draws, len(board.scores), seeds))
+        for shift, table in zip(shifts, (board.scores, board.kl), strict=True):
+            by_seed = table.mean(axis=2)
+            off = (by_seed - by_seed.mean(axis=1, keepdims=True)) / np.sqrt(seeds * (seeds - 1))
+            shift += np.einsum("drs,rs->dr", multipliers, off)
+    return drawn[0] + shifts[0], drawn[1] + shifts[1]
 
 
 def tightness(settings: Sequence[Setting]) -> list[float]:

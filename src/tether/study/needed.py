@@ -61,7 +61,9 @@ def _without(setting: Setting) -> bool:
 
 def _tried(board: Board, pairs: list[tuple[Side, Side]]) -> list[str]:
     few = [side.name for side in {s.name: s for pair in pairs for s in pair}.values() if len(side.rows) < 3]
-    return [f"Fewer than three strengths tried: {', '.join(few)}; their best may lie elsewhere."] if few else []
+    return (
+        [f"Fewer than three strengths tried: {', '.join(few)}; their best may lie elsewhere."] if few else []
+    )
 
 
 def _seeds(board: Board) -> list[str]:
@@ -71,7 +73,5 @@ def _seeds(board: Board) -> list[str]:
 
 
 def _cost(board: Board, head: Comparison) -> list[str]:
-    parts = [
-        f"at {point.kl:.2g} nats {interval_text(point.difference)}" for point in head.equal_kl
-    ]
+    parts = [f"at {point.kl:.2g} nats {interval_text(point.difference)}" for point in head.equal_kl]
     return [f"At equal KL the reference gains {'; '.join(parts)}."] if parts else []

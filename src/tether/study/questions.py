@@ -130,7 +130,11 @@ def _asked(study: Study, board: Board | None) -> list[str]:
         compared = needed.asked(whole), which.asked(whole)
     else:
         compared = bool(dpo and none), bool(dpo and other)
-    return ["how tight", *(["reference needed"] if compared[0] else []), *(["which reference"] if compared[1] else [])]
+    return [
+        "how tight",
+        *(["reference needed"] if compared[0] else []),
+        *(["which reference"] if compared[1] else []),
+    ]
 
 
 def _whole(board: Board) -> Board:
@@ -182,9 +186,7 @@ def _plain(board: Board, gains: Any) -> Estimate:
     return Estimate(estimate=float(gains.mean()), se=standard_error(gains), n=board.n, level=0.95)
 
 
-def _rules(
-    study: Study, board: Board, main: Tight | None, alpha: float, seed: int
-) -> list[RuleFinding]:
+def _rules(study: Study, board: Board, main: Tight | None, alpha: float, seed: int) -> list[RuleFinding]:
     if main is None:
         return []
     found = [rules.judged(board, main.arm, alpha=alpha, seed=seed)]
@@ -244,7 +246,9 @@ def _notices(study: Study) -> list[str]:
         found.append(f"This study is {study.record.status}: the page shows what was measured so far.")
     for cell in study.record.cells:
         if cell.state == "failed":
-            found.append(f"{cell.cell_id} failed after {cell.attempts} attempts: {cell.error or 'no reason kept'}.")
+            found.append(
+                f"{cell.cell_id} failed after {cell.attempts} attempts: {cell.error or 'no reason kept'}."
+            )
     for left in study.record.skipped:
         found.append(f"Left out: {', '.join(f'{k} {v}' for k, v in left.items())}.")
     return found
@@ -261,7 +265,9 @@ def learning_curves(study: Study) -> list[Curve]:
                 values = values[:: -(-len(values) // POINTS) or 1]
                 if len(values) > 1 and bool(np.isfinite(values).all()):
                     found.append(
-                        Curve(cell=cell.record.cell_id, setting=setting.name, metric=name, points=tuple(values))
+                        Curve(
+                            cell=cell.record.cell_id, setting=setting.name, metric=name, points=tuple(values)
+                        )
                     )
     return found
 

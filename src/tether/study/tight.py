@@ -19,10 +19,9 @@ from tether.analysis.selection import (
     simultaneous_differences,
     tightest_within_one_se,
 )
-from tether.analysis.stats import required_size
 from tether.records.findings import Answer, DialCost, Estimate, Regret, Setting, Tight
 from tether.reports.tables import brief, count, with_error
-from tether.study.board import POWER, Array, Board, Dialled, levels, standard_error, tightness
+from tether.study.board import POWER, Array, Board, Dialled, Index, levels, standard_error, tightness
 from tether.study.words import among, interval_text, models, named, seeds_text
 
 CLAIM = "Training at a strength tried here makes the model better than the start model."
@@ -170,7 +169,8 @@ def _notes(board: Board, picked: _Picked, chosen: int | None) -> list[str]:
 def _what_would_help(board: Board, picked: _Picked) -> str:
     needed, visible = _needed(board, picked), _visible(board, picked)
     gain = picked.found.means[picked.looking]
-    shown = f"With {count(board.n)} prompts and {seeds_text(len(board.seeds))} gains above {brief(visible)} would be seen"
+    size = f"{count(board.n)} prompts and {seeds_text(len(board.seeds))}"
+    shown = f"With {size} gains above {brief(visible)} would be seen"
     if gain <= 0:
         return f"{shown}; none looks better than the start. More pairs may help, more prompts will not."
     if needed is None:
@@ -191,24 +191,16 @@ def _needed(board: Board, picked: _Picked) -> int | None:
     gain = float(table.mean())
     if gain <= 0:
         return None
-    critical = picked.against_start.critical
-    level = float(2 * stats.norm.cdf(critical) - 1)
-    reach = critical + float(stats.norm.ppf(POWER))
+    reach = picked.found.critical + float(stats.norm.ppf(POWER))
     lasting, by_prompt = levels(table)
     left = (gain / reach) ** 2 - lasting
-    if left <= 0:
-        return None
-    if lasting == 0:
-        size = required_size(gain, math.sqrt(by_prompt * board.n), level=level, power=POWER)
-    else:
-        size = math.ceil(by_prompt * board.n / left)
-    return None if size is None else min(size, 100 * MOST_PROMPTS)
+    return None if left <= 0 else math.ceil(min(by_prompt * board.n / left, 100 * MOST_PROMPTS))
 
 
 def _visible(board: Board, picked: _Picked) -> float:
     """Gain of the best-looking setting that would be told from 0 with power 80 %."""
     found, place = picked.against_start, picked.looking - 1
-    return float((found.critical + stats.norm.ppf(POWER)) * found.standard_errors[place])
+    return float((picked.found.critical + stats.norm.ppf(POWER)) * found.standard_errors[place])
 
 
 def _all_degenerate(board: Board, arm: str) -> Tight:
@@ -284,6 +276,6 @@ def _far(setting: Setting, own: Setting) -> tuple[bool, bool, float]:
     return setting.arm != own.arm, other < mine, abs(math.log(other / mine))
 
 
-def _dialled_gap(table: tuple[Array, Array], target: Array, target_kl: Array, rows: Array) -> float:
+def _dialled_gap(table: tuple[Array, Array], target: Array, target_kl: Array, rows: Index) -> float:
     scores, kl = table[0][:, rows].mean(axis=1), table[1][:, rows].mean(axis=1)
     return float(np.interp(target_kl[rows].mean(), kl, scores) - target[rows].mean())

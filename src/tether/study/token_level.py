@@ -1,7 +1,7 @@
 """What happened to single tokens under each setting: RefDPO's figures 1 to 3 with counts and rules.
 
-Every log-ratio is log policy - log start of a held-out completion's token, so that it means the same for every
-objective and reference (RefDPO's is against its reference, which is the start model for `self`).
+Every log-ratio is log policy - log start of a held-out completion's token, so that it means the same for
+every objective and reference (RefDPO's is against its reference, which is the start model for `self`).
 """
 
 import numpy as np
@@ -27,9 +27,7 @@ def token_findings(study: Study) -> list[TokenFinding]:
     }
     means = {setting: _by_type(found).means for setting, found in tables.items()}
     low, high, width = _range([m for m in means.values()])
-    return [
-        _finding(study, setting.name, found, low, high, width) for setting, found in tables.items()
-    ]
+    return [_finding(study, setting.name, found, low, high, width) for setting, found in tables.items()]
 
 
 def read_tokens(cell: Cell) -> Tokens:

@@ -72,7 +72,13 @@ def shuffle_controls(board: Board, *, alpha: float, seed: int = 0) -> list[Shuff
     """Return every setting that was also trained on shuffled labels, beside itself on the given ones."""
     by_setting: dict[tuple[object, ...], dict[str, int]] = {}
     for index, setting in enumerate(board.settings):
-        key = (setting.loss_type, setting.reference, setting.beta, setting.learning_rate, setting.data_fraction)
+        key = (
+            setting.loss_type,
+            setting.reference,
+            setting.beta,
+            setting.learning_rate,
+            setting.data_fraction,
+        )
         by_setting.setdefault(key, {})[setting.labels] = index + 1
     both = [(rows["given"], rows["shuffled"]) for rows in by_setting.values() if len(rows) == 2]
     if not both:
