@@ -1,13 +1,14 @@
 # `make demo`  tune the bundled model and open demo/report.html
 # `make check` lint, types, import layers, limits        `make test`  the default tier
 # `make parity` against TRL    `make golden`  stored trajectories    `make test-slow`  real kills
+# `make bench`  beside TRL, 15 minutes on a quiet machine   `make bench-full`  everything, hours
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check parity golden test-slow oracle serve format picture clean
+.PHONY: demo test check parity golden test-slow oracle serve bench bench-full format picture clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -68,6 +69,19 @@ $(VENV)/.installed-serve: $(VENV)/.installed-test
 serve: $(VENV)/.installed-serve
 	$(BIN)/python -m pytest -m serve -n 0
 
+# Both programs in one environment of their own, so that they share torch and transformers to the digit.
+.venv-bench/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	.venv-bench/bin/pip install --quiet -c constraints.txt -e ".[parity]"
+	touch $@
+
+bench: .venv-bench/.installed
+	.venv-bench/bin/python -m bench
+
+bench-full: .venv-bench/.installed
+	.venv-bench/bin/python -m bench --full
+
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -79,4 +93,4 @@ picture: demo
 	  --screenshot=docs/report.png "file://$(CURDIR)/demo/report.html"
 
 clean:
-	rm -rf $(VENV) .venv-oracle demo
+	rm -rf $(VENV) .venv-oracle .venv-bench bench/results demo

@@ -1,0 +1,101 @@
+"""Fresh processes in turns, and the guard that rejects a run on a busy machine."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.jobs import Job, Outcome, read_outcome, write
+from bench.machine import QUIET, square_rate
+
+ROOT = Path(__file__).resolve().parents[1]
+TRIES = 4
+
+CHILDREN = {"tether": "bench.ours", "tether-score": "bench.ours", "trl": "bench.theirs"}
+
+
+class NotQuiet(Exception):
+    """The machine never gave its full speed for the length of a run."""
+
+
+class ChildFailed(Exception):
+    """A child process ended with an error; carries the end of what it said."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One accepted run of a child, and the matrix rate around it."""
+
+    job: Job
+    outcome: Outcome
+    rate: float
+    """The lower of the rates before and after, FLOP per second."""
+
+
+class Turns:
+    """Starts children one after the other and keeps an eye on the machine."""
+
+    def __init__(self, work: Path, *, threads: int, busy_ok: bool, say: Callable[[str], None]) -> None:
+        self._work, self._threads, self._busy_ok, self._say = work, threads, busy_ok, say
+        self._nominal: dict[tuple[str, bool], float] = {}
+        self._count = 0
+        self.rejected = 0
+
+    def nominal(self, device: str, bf16: bool) -> float:
+        """Return the best rate seen so far; measured well at the first call."""
+        key = (device, bf16)
+        if key not in self._nominal:
+            self._nominal[key] = max(square_rate(device, bf16) for _ in range(5))
+        return self._nominal[key]
+
+    def run(self, job: Job) -> Run:
+        """Run a job in a fresh process; again where the machine was not quiet.
+
+        Raises:
+            NotQuiet: it was not in any of a few tries.
+            ChildFailed: the child ended with an error.
+
+        """
+        for _ in range(TRIES):
+            nominal = self.nominal(job.device, job.bf16)
+            before = square_rate(job.device, job.bf16)
+            run, outcome = self._child(job)
+            after = square_rate(job.device, job.bf16)
+            self._nominal[job.device, job.bf16] = max(nominal, before, after)
+            slow = min(before, after)
+            if self._busy_ok or slow >= QUIET * nominal:
+                return Run(run, outcome, slow)
+            self.rejected += 1
+            self._say(f"rejected: the machine gave {slow / nominal:.0%} of its speed around this run")
+        raise NotQuiet(f"{TRIES} runs in a row were rejected; end what else runs here, or give --busy-ok")
+
+    def _child(self, job: Job) -> tuple[Job, Outcome]:
+        self._count += 1
+        folder = self._work / f"run-{self._count:03}"
+        folder.mkdir(parents=True)
+        job = Job(**{**vars(job), "out": str(folder / "out")})
+        write(folder / "job.json", job)
+        command = [
+            sys.executable,
+            "-m",
+            CHILDREN[job.program],
+            *map(str, (folder / "job.json", folder / "outcome.json")),
+        ]
+        # torch's usual allocator settings are left alone: what a user gets is what is measured.
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self._threads),
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_CACHE": str(folder / "cache"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+        }
+        with (folder / "log.txt").open("wb") as log:
+            status = subprocess.run(
+                command, stdout=log, stderr=log, env=environment, cwd=ROOT, check=False
+            ).returncode
+        if status:
+            end = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+            raise ChildFailed(f"{job.program} ended with {status}:\n" + "\n".join(end))
+        return job, read_outcome(folder / "outcome.json")

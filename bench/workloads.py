@@ -1,0 +1,73 @@
+"""What is measured: which rows, which model, which settings of the peer, and the ratios we aim at."""
+
+from dataclasses import dataclass, field
+
+SHIPPED, PATCHED, GROUPED = "as shipped", "head patched", "patched + grouped"
+
+COLUMNS: dict[str, dict[str, bool]] = {
+    SHIPPED: {},
+    PATCHED: {"patched_head": True},
+    GROUPED: {"patched_head": True, "grouped": True},
+}
+"""Settings of TRL. Grouped: rows of like length in one batch, another order, so losses are not compared."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows, model, and what they are compared with."""
+
+    name: str
+    title: str
+    rows: str
+    """A key of rows.LENGTHS, or `P,C,R` for made-up rows of just these lengths."""
+    pairs: int
+    size: str = "5M"
+    lora: bool = False
+    max_length: int = 1024
+    answers: int = 2
+    """Completions per prompt: above 2 our side trains on rankings, TRL on disjoint pairs of them."""
+    learning_rate: float = 1e-5
+    repeats: int = 3
+    memory: bool = False
+    """Also measure peak memory at equal tokens per micro-batch and at each side's best."""
+    betas: tuple[float, ...] = ()
+    """A study: TRL trains once per value; we score the reference once and train once per value."""
+    must: dict[str, float] = field(default_factory=dict[str, float])
+    """Least ratio per column that this project set itself."""
+
+
+BETAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+QUICK = (
+    Workload("hh", "HH-like", "hh", 48, memory=True, must={SHIPPED: 7.0, PATCHED: 3.5}),
+    Workload("uf", "UltraFeedback-like", "uf", 16, memory=True, must={SHIPPED: 4.3, PATCHED: 2.5}),
+    Workload("lora", "LoRA, HH-like", "hh", 32, lora=True, must={SHIPPED: 9.0}),
+)
+
+FULL = (
+    *QUICK,
+    Workload("hh-256", "HH-like, 256 pairs", "hh", 256, must={SHIPPED: 7.0, PATCHED: 3.5, GROUPED: 2.0}),
+    Workload("betas", "8 betas, HH-like", "hh", 32, betas=BETAS, repeats=2, must={SHIPPED: 9.0}),
+    Workload("long", "2k prompt, 200 answer", "long", 16, max_length=3072, must={SHIPPED: 5.0}),
+    Workload("20m-hh", "20 M, 32k vocabulary, HH-like", "hh", 16, "20M"),
+    Workload("20m-uf", "20 M, 32k vocabulary, UF-like", "uf", 8, "20M"),
+    *(Workload(f"k{k}", f"{k} completions a prompt", "hh", 48, answers=k, repeats=2) for k in (2, 4, 8)),
+    *(
+        Workload(f"length-{p}", f"{p} + {p // 2} tokens", f"{p},{p // 2},{p // 2}", 16, repeats=2)
+        for p in (64, 128, 256, 512)
+    ),
+    *(
+        Workload(f"size-{size}", f"{size} parameters, HH-like", "hh", 16, size, repeats=2)
+        for size in ("1M", "28M")
+    ),
+)
+
+CUDA = (
+    Workload("hh", "HH-like, 0.4 B", "hh", 256, "0.4B", memory=True, must={SHIPPED: 2.5}),
+    Workload("uf", "UltraFeedback-like, 0.4 B", "uf", 96, "0.4B", memory=True, must={SHIPPED: 1.6}),
+    Workload("hh-1b", "HH-like, 0.9 B", "hh", 256, "0.9B", must={SHIPPED: 2.5}),
+    Workload("uf-1b", "UltraFeedback-like, 0.9 B", "uf", 96, "0.9B", must={SHIPPED: 1.6}),
+)
+
+TRIAL = (Workload("trial", "trial", "64,32,24", 24, "tiny", learning_rate=3e-3, repeats=2, memory=True),)
+"""Seconds long: shows that the benchmark itself works. Its numbers mean nothing."""

@@ -1,0 +1,144 @@
+"""What makes a measurement count: the clock, the guard, equal losses and tokens, the stored ratios."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import report, turns
+from bench.floor import Shape, work
+from bench.jobs import Job, Outcome, read_job, write
+from bench.machine import Rates
+from bench.marks import Marks, process_age
+from bench.measure import Column, Disagreement, Result, agree
+from bench.ours import arguments
+from bench.stages import as_table, stages
+from bench.workloads import COLUMNS, CUDA, FULL, GROUPED, PATCHED, QUICK, SHIPPED, Workload
+from tests.tiny import tiny_model, tiny_tokenizer
+from tether.cli.train import help_page
+
+OUTCOME = Outcome(2.0, 1.0, 4.0, [0.69, 0.65], 100, 40, 500.0, 600.0, {"gradient": 1.5, "optimizer": 0.2})
+WORKLOAD = Workload("hh", "HH-like", "hh", 16, must={SHIPPED: 7.0})
+JOB = Job("tether", "model", "rows.jsonl", "out", 20)
+
+
+def result(ratios: dict[str, list[float]]) -> Result:
+    columns = {
+        name: Column([OUTCOME] * len(values), [replace(OUTCOME, seconds=2 * v) for v in values], values)
+        for name, values in ratios.items()
+    }
+    shape = Shape(32, 64, 2, 4, 2, 384)
+    memory = {name: 100.0 for name in ("ours", "ours, whole update at once", "ours, least", "TRL, least")}
+    memory |= {f"TRL {name}": 400.0 for name in COLUMNS}
+    return Result(
+        WORKLOAD, "made up", 16, 100, columns, Rates(1e9, 1e9, 1e9), work(shape, [(9, [4])]), [1.5], memory
+    )
+
+
+def test_the_clock_runs_from_the_first_forward_to_the_last_step() -> None:
+    marks = Marks(2)
+    try:
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        outcome = marks.outcome()
+    finally:
+        marks.close()
+    assert 0 < outcome.seconds < outcome.total_seconds
+    assert 0 < outcome.setup_seconds < process_age()
+    assert outcome.stages["optimizer"] <= outcome.seconds
+    assert 0 < outcome.peak_mib <= outcome.process_peak_mib
+
+
+def test_a_run_with_another_number_of_updates_does_not_count() -> None:
+    marks = Marks(3)
+    marks.close()
+    with pytest.raises(RuntimeError, match="0 optimizer steps were made, 3 announced"):
+        marks.outcome()
+
+
+def guarded(monkeypatch: pytest.MonkeyPatch, rates: list[float], **options: Any) -> turns.Run:
+    left = iter([100.0] * 5 + rates)
+    monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
+    monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
+    said: list[str] = []
+    runner = turns.Turns(Path(), threads=1, busy_ok=options.get("busy_ok", False), say=said.append)
+    return runner.run(JOB)
+
+
+def test_a_run_on_a_slowed_machine_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert guarded(monkeypatch, [100, 89, 91, 99]).rate == 91
+    assert guarded(monkeypatch, [89, 100, 95, 95]).rate == 95
+
+
+def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(turns.NotQuiet, match="4 runs in a row"):
+        guarded(monkeypatch, [50.0] * 8)
+    assert guarded(monkeypatch, [50.0] * 8, busy_ok=True).rate == 50
+
+
+def test_programs_that_disagree_are_not_compared() -> None:
+    agree(WORKLOAD, SHIPPED, OUTCOME, replace(OUTCOME, losses=[0.69, 0.65001]))
+    with pytest.raises(Disagreement, match="loss of update 2"):
+        agree(WORKLOAD, SHIPPED, OUTCOME, replace(OUTCOME, losses=[0.69, 0.65003]))
+    agree(WORKLOAD, GROUPED, OUTCOME, replace(OUTCOME, losses=[0.69, 0.7]))
+    for column in COLUMNS:
+        with pytest.raises(Disagreement, match="100 tokens, 40 of completions here; 101 and 40 there"):
+            agree(WORKLOAD, column, OUTCOME, replace(OUTCOME, tokens=101))
+    still = replace(OUTCOME, losses=[0.693, 0.692])
+    with pytest.raises(Disagreement, match="moves by less"):
+        agree(WORKLOAD, PATCHED, still, still)
+    with pytest.raises(Disagreement, match="2 updates here, 1 there"):
+        agree(WORKLOAD, SHIPPED, OUTCOME, replace(OUTCOME, losses=[0.69]))
+
+
+def test_a_ratio_fell_when_every_repeat_is_clearly_below_the_stored_one(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    report.save_baseline("cpu", report.ratios([result({SHIPPED: [8.0, 9.0, 10.0]})]), path)
+    report.save_baseline("cuda", {"hh: as shipped": 3.0}, path)
+    stored = report.read_baseline("cpu", path)
+    assert stored == {"hh: as shipped": 9.0}
+    assert report.fallen([result({SHIPPED: [7.0, 7.5, 8.2]})], stored) == []
+    (line,) = report.fallen([result({SHIPPED: [7.0, 7.5, 8.0]})], stored)
+    assert "7.50 (7.00 to 8.00), stored 9.00" in line
+    assert report.short_of([result({SHIPPED: [6.0, 6.5, 8.0]})]) == ["hh, as shipped: 6.50, the target is 7"]
+
+
+def test_tables_fit_80_columns() -> None:
+    text = report.table(result({name: [9.12, 10.5, 8.0] for name in COLUMNS}))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "9.12 (8.00 to 10.50)" in text
+    assert "default 0.25" in text
+
+
+def test_a_job_survives_its_file_and_every_option_exists(tmp_path: Path) -> None:
+    job = replace(JOB, budget=512, checkpointing=True, bf16=True)
+    write(tmp_path / "job.json", job)
+    assert read_job(tmp_path / "job.json") == job
+    assert job.updates == 3
+    options = [word for word in arguments(job) if word.startswith("--")]
+    page = help_page()
+    assert all(option in page or f"--{option[2:]}" in ("--model", "--data") for option in options)
+
+
+def test_workloads_have_names_of_their_own() -> None:
+    for known in (QUICK, FULL, CUDA):
+        assert len({workload.name for workload in known}) == len(known)
+        assert all(set(workload.must) <= set(COLUMNS) for workload in known)
+    assert {workload.name for workload in QUICK} == {"hh", "uf", "lora"}
+
+
+def test_every_stage_of_an_update_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.stages.LEAST_SECONDS", 0.0)
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tiny_tokenizer(chat=False).save_pretrained(tmp_path / "model")
+    line = '{"prompt": "Human: how? Assistant:", "chosen": " Bake it hot.", "rejected": " No, I will not."}\n'
+    (tmp_path / "rows.jsonl").write_text(line * 4)
+    found = stages(tmp_path / "model", tmp_path / "rows.jsonl", pairs=4)
+    assert {"tokenise", "collate", "gradient: attention", "gradient: head", "optimizer"} <= set(found)
+    assert all(value > 0 for value in found.values())
+    assert "gradient, whole" in as_table(found)
