@@ -25,8 +25,7 @@ def problems(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    everything = [
-        p for root in ("src", "tools", "bench") for path in sorted(Path(root).rglob("*.py")) for p in problems(path)
-    ]
+    files = [path for root in ("src", "tools", "bench") for path in sorted(Path(root).rglob("*.py"))]
+    everything = [p for path in files for p in problems(path)]
     print("\n".join(everything) or "limits: held")
     sys.exit(bool(everything))
