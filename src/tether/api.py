@@ -34,7 +34,6 @@ from tether.judging.run import (
     judge_outputs,
 )
 from tether.judging.run import plan_judging as plan_judging_of
-from tether.objectives import needs_mismatched
 from tether.policies.load import config_summary
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord
@@ -44,11 +43,12 @@ from tether.tokens.render import Renderer
 from tether.training.merge import MergeRecord, merge_adapter
 from tether.training.plan import model_on_meta, plan_run
 from tether.training.policy import IN_MEMORY, InMemory, load_texts
-from tether.training.prepare import prepare, read
-from tether.training.run import Given, task_of
+from tether.training.prepare import prepared_rows
+from tether.training.run import Given
 from tether.training.run import train as run_training
 from tether.training.score import default_budget, device_of
 from tether.training.scoring import ScoreRecord, score_file
+from tether.training.sharing import Shared
 from tether.training.track import Watcher
 from tether.worlds import load_world
 from tether.worlds.world import WorldFiles
@@ -131,15 +131,8 @@ def evaluator_named(name: str) -> Evaluator:
 
 def plan(config: TrainConfig) -> dict[str, Any]:
     """Plan a run without loading weights: updates, tokens, expected peak memory, token budget."""
-    loaded = read(config, None, None, task=task_of(config))
     tokenizer, stops = load_texts(config, None)
-    prepared = prepare(
-        config,
-        loaded,
-        Renderer(tokenizer, stops),
-        task=task_of(config),
-        mismatched=needs_mismatched(config),
-    )
+    prepared = prepared_rows(config, Renderer(tokenizer, stops), Shared())
     model = model_on_meta(config_summary(Path(config.model_name_or_path)))
     budget = config.max_tokens_per_microbatch or default_budget(device_of(config.device))
     return asdict(plan_run(config, model, prepared.train.groups, budget=budget))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.data.mix import mix, split
+from tether.data.mix import mix, split, take
 from tether.errors import DataError, UsageError
 from tether.records.rows import Completion, Origin, Preference
 
@@ -52,6 +52,27 @@ def test_splits_that_cannot_be_made_are_refused() -> None:
         split(rows(["a", "a"]), 0.5, 0)
     with pytest.raises(UsageError, match=r"1\.5, must lie in"):
         split(rows(["a", "b"]), 1.5, 0)
+    with pytest.raises(UsageError, match=r"data fraction is 0, must lie in"):
+        take(rows(["a", "b"]), 0, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    prompts=st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40),
+    fractions=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+    seed=st.integers(0, 5),
+)
+def test_a_smaller_share_of_the_prompts_is_a_part_of_a_larger_one(
+    prompts: list[str], fractions: list[float], seed: int
+) -> None:
+    everything = rows(prompts)
+    (few, rest), (many, _) = (take(everything, fraction, seed) for fraction in fractions)
+    assert {r.origin.row for r in few} <= {r.origin.row for r in many}
+    assert not {r.prompt for r in few} & {r.prompt for r in rest}
+    assert sorted(r.origin.row for r in few + rest) == list(range(len(everything)))
+    assert len(few) >= fractions[0] * len(everything)
+    assert len(few) - max(prompts.count(p) for p in prompts) < fractions[0] * len(everything)
+    assert take(everything, 1.0, seed) == (everything, [])
 
 
 def test_a_mix_counts_rows_by_weight_and_uses_all_before_repeating() -> None:

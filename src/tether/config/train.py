@@ -33,6 +33,16 @@ class TrainConfig(ObjectiveOptions):
     ties: Literal["drop", "soft"] = knob(
         "Data", "Pairs with equal scores: left out, or kept at probability one half.", "drop"
     )
+    data_fraction: float = knob(
+        "Data",
+        "Share of the training prompts used. Smaller shares are parts of larger ones.",
+        1.0,
+        gt=0,
+        le=1,
+    )
+    split_seed: int | None = knob(
+        "Data", "Of which prompts are held out or left out; unset: seed.", None, ge=0, lt=2**32
+    )
     max_length: int | None = knob("Data", "Tokens of prompt + completion; longer is cut.", 1024, gt=1)
     truncation_mode: Literal["keep_start", "keep_end", "drop"] = knob(
         "Data", "What goes when a row is too long: the end, the prompt's start, the row.", "keep_start"
@@ -152,6 +162,11 @@ class TrainConfig(ObjectiveOptions):
     def has_eval(self) -> bool:
         """Whether any held-out rows exist."""
         return self.eval_dataset_name is not None or self.eval_fraction > 0
+
+    @property
+    def choice_seed(self) -> int:
+        """Seed of which prompts are held out and which are used."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def pairs_per_update(self) -> int:

@@ -27,9 +27,7 @@ def split(rows: Sequence[Preference], fraction: float, seed: int) -> tuple[Rows,
         raise UsageError(f"eval fraction is {fraction:g}, must lie in [0, 1)")
     if fraction == 0:
         return list(rows), []
-    groups: dict[str, int] = defaultdict(int)
-    for row in rows:
-        groups[prompt_text(row.prompt)] += 1
+    groups = _prompts(rows)
     if len(groups) < 2:
         raise DataError(
             f"cannot hold rows out: {len(rows)} rows share {len(groups)} prompt; name held-out rows instead"
@@ -45,6 +43,31 @@ def split(rows: Sequence[Preference], fraction: float, seed: int) -> tuple[Rows,
     sides: tuple[Rows, Rows] = ([], [])
     for row in rows:
         sides[prompt_text(row.prompt) in held].append(row)
+    return sides
+
+
+def take(rows: Sequence[Preference], fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Return (kept, left out): whole prompts are kept until `fraction` of the rows is, at least one.
+
+    A smaller fraction is a part of a larger one; both parts keep the order of the rows.
+
+    Raises:
+        UsageError: fraction outside (0, 1].
+
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"data fraction is {fraction:g}, must lie in (0, 1]")
+    groups = _prompts(rows)
+    kept: set[str] = set()
+    count = 0
+    for prompt in sorted(groups, key=lambda prompt: _draw(seed, "take", prompt)):
+        if count >= fraction * len(rows):
+            break
+        kept.add(prompt)
+        count += groups[prompt]
+    sides: tuple[Rows, Rows] = ([], [])
+    for row in rows:
+        sides[prompt_text(row.prompt) not in kept].append(row)
     return sides
 
 
@@ -66,6 +89,14 @@ def mix(sources: Sequence[tuple[Sequence[Preference], float]], seed: int, epoch:
     for number, (rows, weight) in enumerate(sources):
         mixed += _times(rows, weight, seed, epoch, number)
     return mixed
+
+
+def _prompts(rows: Sequence[Preference]) -> dict[str, int]:
+    """Count the rows of every prompt."""
+    groups: dict[str, int] = defaultdict(int)
+    for row in rows:
+        groups[prompt_text(row.prompt)] += 1
+    return groups
 
 
 def _times(rows: Sequence[Preference], weight: float, seed: int, epoch: int, number: int) -> Rows:

@@ -13,7 +13,7 @@ from tether.records.results import read_run
 LOCK = ".lock"
 OWN = {
     "run.json", "config.yaml", "preflight.json", "metrics.jsonl", "samples.jsonl", "reference", "checkpoints",
-    "model", "report.html", "report", LOCK,
+    "model", "report.html", "report", "cell.json", "measures", LOCK,
 }  # fmt: skip
 FREE_TO_CHANGE = frozenset({"output_dir", "device", "save_total_limit", "parallel"})
 """Config keys that may differ on resume: they change no number."""

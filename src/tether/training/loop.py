@@ -26,8 +26,9 @@ from tether.tokens.collate import collate
 from tether.tokens.loader import Updates
 from tether.training import checkpoint
 from tether.training.moving import MovingReference
+from tether.training.sharing import Shared
 from tether.training.signals import StopRequest
-from tether.training.steps import Engine, Scored, evaluate, update_gradient
+from tether.training.steps import Engine, Scored, evaluate, update_gradient, update_logprobs
 from tether.training.track import MetricsFile, Sums, Watcher
 
 Measure = Callable[[int], Measurement]
@@ -51,6 +52,9 @@ class Loop:
     stop: StopRequest
     total: int
     budget: int
+    shared: Shared = field(default_factory=Shared)
+    start: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Names of the model and the rows at step 0: what its held-out log-probs depend on."""
     step: int = 0
     tokens: int = 0
     sums: Sums = field(default_factory=Sums)
@@ -228,8 +232,15 @@ def _look(loop: Loop) -> bool:
 def evaluate_now(loop: Loop) -> Scored:
     """Score the held-out rows with the policy as it is."""
     assert loop.eval_batch is not None
-    loop.engine.model.eval()
-    return evaluate(loop.engine, loop.eval_batch, loop.table, loop.budget, loop.memory)
+    batch, engine = loop.eval_batch, loop.engine
+    engine.model.eval()
+    if loop.step > 0:
+        return evaluate(engine, batch, loop.table, loop.budget, loop.memory)
+    cut = {"layout": engine.layout, "budget": loop.budget, "head_chunk": engine.head_chunk}
+    policy = loop.shared.once(
+        "step 0", {**loop.start, **cut}, lambda: update_logprobs(engine, batch, loop.budget)
+    )
+    return evaluate(engine, batch, loop.table, loop.budget, loop.memory, policy=policy)
 
 
 def flat_measurement(measurement: Measurement) -> dict[str, float | None]:

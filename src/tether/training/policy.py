@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from tether.config.train import TrainConfig
 from tether.errors import ModelError, UsageError
 from tether.policies.adapters import add_lora, has_adapter
-from tether.policies.load import hash_model, load_model
+from tether.policies.load import LoadedModel, hash_model, load_model
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.training.score import device_of, uses_bf16
+from tether.training.sharing import Shared
 
 IN_MEMORY = "(in memory)"
 
@@ -57,7 +58,7 @@ def load_texts(
     return tokenizer, stops
 
 
-def load_policy(config: TrainConfig, memory: InMemory | None) -> PolicyModel:
+def load_policy(config: TrainConfig, memory: InMemory | None, shared: Shared | None = None) -> PolicyModel:
     """Load the policy: full weights in fp32, or a frozen base (bf16 under bf16) with an fp32 adapter.
 
     Raises:
@@ -74,23 +75,27 @@ def load_policy(config: TrainConfig, memory: InMemory | None) -> PolicyModel:
             model = add_lora(model, config, seed=config.seed)
         model = model.to(device)
     else:
-        model, weights, adapter, architecture, path = _from_folder(config, device)
+        model, weights, adapter, architecture, path = _from_folder(config, shared or Shared())
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.config.use_cache = False
     return PolicyModel(model, weights, adapter, path, architecture)
 
 
-def _from_folder(config: TrainConfig, device: torch.device) -> tuple[Any, str, str | None, str, str]:
+def start_model(config: TrainConfig, shared: Shared, *, frozen: bool) -> LoadedModel:
+    """Load the model a run starts from, as it trains it, before any adapter is put on."""
+    path, device, attention = config.model_name_or_path, device_of(config.device), config.attn_implementation
     # A frozen base may be stored in bf16; everything that learns is fp32.
     dtype = torch.bfloat16 if config.use_peft and uses_bf16(config) else torch.float32
-    loaded = load_model(
-        config.model_name_or_path,
-        dtype=dtype,
-        device=device,
-        attention=config.attn_implementation,
-        trainable_adapter=True,
+    return shared.model(
+        {"path": path, "dtype": str(dtype), "device": str(device), "attention": attention},
+        lambda: load_model(path, dtype=dtype, device=device, attention=attention, trainable_adapter=True),
+        frozen=frozen,
     )
+
+
+def _from_folder(config: TrainConfig, shared: Shared) -> tuple[Any, str, str | None, str, str]:
+    loaded = start_model(config, shared, frozen=config.use_peft)
     model: Any = loaded.model
     if config.use_peft and loaded.adapter is not None:
         raise UsageError(

@@ -3,19 +3,27 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from tether.config.train import TrainConfig
 from tether.data.checks import Loaded, load
-from tether.data.mix import split
+from tether.data.mix import split, take
 from tether.data.tasks import Task
 from tether.errors import DataError, ModelError
+from tether.objectives import OBJECTIVES, needs_mismatched
 from tether.records.results import Finding
 from tether.records.rows import Preference
 from tether.tokens.inspect import CUT_FINDINGS, NOTES
 from tether.tokens.mismatch import add_mismatched
 from tether.tokens.render import EncodedGroup, Renderer
 from tether.tokens.truncate import truncate_each
+from tether.training.sharing import Shared
+
+ROW_KEYS = (
+    "model_name_or_path", "dataset_name", "eval_dataset_name", "eval_fraction", "data_fraction", "max_length",
+    "truncation_mode", "ties",
+)  # fmt: skip
+"""Config keys that decide what the rows look like to a run, beside the split's seed and the task."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,39 @@ class Prepared:
     held_out: Split
     preflight: dict[str, Any]
     data: dict[str, Any]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Digests of the rows on both sides: equal for the same rows in the same order, cut alike."""
+        return {"train": self.data["train"], "eval": self.data["eval"]}
+
+
+def task_of(config: TrainConfig) -> Literal["preference", "sft", "unpaired", "list"]:
+    """Return which rows the objectives read: pairs, single completions, marked ones, or rankings."""
+    reads = {OBJECTIVES[name].reads for name in config.loss_type}
+    if "pairs" in reads:
+        return "preference"
+    return "unpaired" if "unpaired" in reads else "list" if "list" in reads else "sft"
+
+
+def prepared_rows(
+    config: TrainConfig,
+    renderer: Renderer,
+    shared: Shared,
+    rows: Sequence[Any] | None = None,
+    eval_rows: Sequence[Any] | None = None,
+) -> Prepared:
+    """Read, check, split, truncate and encode the rows, or take them over from a run of the same ones."""
+    task, mismatched = task_of(config), needs_mismatched(config)
+    key = {name: getattr(config, name) for name in ROW_KEYS}
+    return shared.stored(
+        "rows",
+        {**key, "choice_seed": config.choice_seed, "task": task, "mismatched": mismatched},
+        Prepared,
+        lambda: prepare(
+            config, read(config, rows, eval_rows, task=task), renderer, task=task, mismatched=mismatched
+        ),
+    )
 
 
 def read(
@@ -60,8 +101,12 @@ def prepare(
     """
     rows, held_out = _for_task(loaded.rows, task), _for_task(loaded.eval_rows, task)
     if not held_out and config.eval_fraction > 0:
-        rows, held_out = split(rows, config.eval_fraction, config.seed)
+        rows, held_out = split(rows, config.eval_fraction, config.choice_seed)
     findings: list[Finding] = []
+    if config.data_fraction < 1:
+        rows, unused = take(rows, config.data_fraction, config.choice_seed)
+        text = f"not used: data_fraction is {config.data_fraction:g}"
+        findings.append(_finding("data_fraction", "dropped", [row.row_id for row in unused], text))
     train = _encode(rows, renderer, config, findings, "train")
     evaluation = _encode(held_out, renderer, config, findings, "eval")
     if mismatched:

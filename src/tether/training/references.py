@@ -1,7 +1,7 @@
 """From the words after --reference to a table, its identity, and a way to score rows again."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from tether.tokens.render import EncodedGroup, Renderer
 from tether.training.moving import moving_reference
 from tether.training.parallel import Processes
 from tether.training.prepare import Prepared
-from tether.training.score import Engine, fill_table, identity, open_scorer
+from tether.training.score import Engine, Scorer, fill_table, identity, open_scorer
+from tether.training.sharing import Shared
 from tether.training.track import Watcher
 from tether.training.verify import RESCORED_ROWS, Verified, model_at_hand, verify_rescored, verify_self
 
@@ -57,6 +58,7 @@ class Place:
     budget: int
     watcher: Watcher
     keep_tokens: bool = False
+    shared: Shared = field(default_factory=Shared)
 
 
 def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, place: Place) -> Reference:
@@ -67,7 +69,7 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
         GuardStop: the step-0 check failed.
 
     """
-    folder, budget, watcher = place.folder, place.budget, place.watcher
+    budget, watcher = place.budget, place.watcher
     kind, _, path = config.reference.partition(":")
     if kind == "none":
         text = "no reference: its log-probs are 0 for every row"
@@ -80,19 +82,26 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
         return _moving(config, policy, place)
     if kind == "artifact":
         return _artifact(config, Path(path), groups, rows, budget, watcher, policy.engine.processes)
-    scorer, named, again = _scorer(kind, path, config, policy, rows, groups)
-    table = _reuse(folder, named, place.keep_tokens)
-    note = _progress(watcher, kind)
-    fill_table(table, scorer[0], scorer[1], budget=budget, keep_tokens=place.keep_tokens, progress=note)
-    policy.engine.processes.wait()  # until all have read what was there
-    if policy.engine.processes.first:
-        write_artifact(folder, table, source={"model": path or policy.path, "kind": kind})
+    part = {**prepared.names, "budget": budget, "head_chunk": config.head_chunk}
+
+    def opened() -> Scorer:
+        return place.shared.once(
+            "scorers",
+            {"path": path, "layout": config.layout, **part},
+            lambda: open_scorer(path, config, rows, processes=policy.engine.processes),
+        )
+
+    scorer, named, again = _scorer(kind, path, config, policy, rows, groups, opened)
     model = scorer[0].model if kind == "model" and same_vocabulary(policy.tokenizer, scorer[2]) else None
     live = _live(config, kind, policy, model)
-    if kind == "self":
-        verified = verify_self(replace(policy.engine, live=live), table, place.first_update, budget)
-    else:
-        verified = verify_rescored(table, again, budget)
+    # A sum moves in its last bits with the rows beside it, so a table belongs to exactly these rows.
+    with place.shared.reference(place.folder, {**asdict(named), **part, "tokens": place.keep_tokens}):
+        source = {"model": path or policy.path, "kind": kind}
+        table = _scored(place, named, scorer[0], scorer[1], source, policy.engine.processes)
+        if kind == "self":
+            verified = verify_self(replace(policy.engine, live=live), table, place.first_update, budget)
+        else:
+            verified = verify_rescored(table, again, budget)
     description = {"self": "the policy as it is at step 0", "prior": "the policy without the prompt"}.get(
         kind, f"the model in {path}"
     )
@@ -148,6 +157,24 @@ def _moving(config: TrainConfig, policy: Policy, place: Place) -> Reference:
     return Reference(moving, record, verified)
 
 
+def _scored(
+    place: Place,
+    named: ReferenceIdentity,
+    engine: Engine,
+    groups: list[EncodedGroup],
+    source: dict[str, Any],
+    processes: Processes,
+) -> ReferenceTable:
+    table = _reuse(place.folder, named, place.keep_tokens)
+    known = len(table.scores)
+    note = _progress(place.watcher, source["kind"])
+    fill_table(table, engine, groups, budget=place.budget, keep_tokens=place.keep_tokens, progress=note)
+    processes.wait()  # until all have read what was there
+    if processes.first and len(table.scores) > known:
+        write_artifact(place.folder, table, source=source)
+    return table
+
+
 def _progress(watcher: Watcher, kind: str) -> Callable[[int, int], None]:
     def note(done: int, total: int) -> None:
         watcher.stage(f"scoring the reference ({kind}): {done} of {total} rows")
@@ -162,13 +189,12 @@ def _scorer(
     policy: Policy,
     rows: list[Preference],
     groups: list[EncodedGroup],
+    opened: Callable[[], Scorer],
 ) -> tuple[
     tuple[Engine, list[EncodedGroup], Any], ReferenceIdentity, Callable[[], tuple[Engine, list[EncodedGroup]]]
 ]:
     if kind == "model":
-        engine, theirs, loaded, tokenizer, stops = open_scorer(
-            path, config, rows, processes=policy.engine.processes
-        )
+        engine, theirs, loaded, tokenizer, stops = opened()
         weights, adapter = loaded.weights, loaded.adapter
     else:
         engine, tokenizer, stops = policy.engine, policy.tokenizer, policy.stops

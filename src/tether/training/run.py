@@ -21,10 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from tether.config.train import TrainConfig
 from tether.errors import ResourceError, TetherError
 from tether.objectives import (
-    OBJECTIVES,
     check,
     check_labels,
-    needs_mismatched,
     needs_reference,
     needs_reference_tokens,
     warnings,
@@ -45,7 +43,7 @@ from tether.training.optim import make_optimizer, make_schedule
 from tether.training.parallel import Processes, joined, pairs_explained, pairs_written_down
 from tether.training.plan import total_updates
 from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
-from tether.training.prepare import Prepared, check_ids, left_out, prepare, read
+from tether.training.prepare import Prepared, check_ids, left_out, prepared_rows, task_of
 from tether.training.record import starting_record
 from tether.training.references import Place, Policy, Reference, build_reference
 from tether.training.sampling import Sampler, make_sampler
@@ -57,6 +55,7 @@ from tether.training.score import (
     layout_for,
     uses_bf16,
 )
+from tether.training.sharing import Shared
 from tether.training.signals import StopRequest, stop_requests
 from tether.training.steps import Engine
 from tether.training.track import Clock, MetricsFile, Silent, Watcher
@@ -70,6 +69,8 @@ class Given:
     memory: InMemory | None = None
     rows: Sequence[Any] | None = None
     eval_rows: Sequence[Any] | None = None
+    shared: Shared = field(default_factory=Shared)
+    """What this run may take over from others of one study."""
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Parts:
     record: RunRecord
     processes: Processes
     clock: Clock = field(default_factory=Clock)
+    shared: Shared = field(default_factory=Shared)
 
 
 def train(
@@ -125,14 +127,6 @@ def train(
             folder.release()
 
 
-def task_of(config: TrainConfig) -> Literal["preference", "sft", "unpaired", "list"]:
-    """Return which rows the objectives read: pairs, single completions, marked ones, or rankings."""
-    reads = {OBJECTIVES[name].reads for name in config.loss_type}
-    if "pairs" in reads:
-        return "preference"
-    return "unpaired" if "unpaired" in reads else "list" if "list" in reads else "sft"
-
-
 def _parts(
     config: TrainConfig,
     given: Given,
@@ -146,15 +140,8 @@ def _parts(
     if processes.count > 1:
         watcher.note(pairs_explained(config))
     watcher.stage("reading data")
-    loaded = read(config, given.rows, given.eval_rows, task=task_of(config))
     tokenizer, stops = load_texts(config, given.memory)
-    prepared = prepare(
-        config,
-        loaded,
-        Renderer(tokenizer, stops),
-        task=task_of(config),
-        mismatched=needs_mismatched(config),
-    )
+    prepared = prepared_rows(config, Renderer(tokenizer, stops), given.shared, given.rows, given.eval_rows)
     groups = [*prepared.train.groups, *prepared.held_out.groups]
     check_labels(
         config,
@@ -164,9 +151,10 @@ def _parts(
     )
     clock.lap("data")
     watcher.stage("loading the model")
-    torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(config.deterministic)
-    policy = load_policy(config, given.memory)
+    policy = load_policy(config, given.memory, given.shared)
+    # After loading, so that a run that takes its model over draws the same numbers as one that read it.
+    torch.manual_seed(config.seed)
     check_ids(groups, embedding_rows(policy.model))
     if config.disable_dropout:
         disable_dropout(policy.model, keep_adapter=True)
@@ -187,6 +175,7 @@ def _parts(
         record,
         processes,
         clock,
+        given.shared,
     )
 
 
@@ -264,7 +253,12 @@ def _reference(parts: Parts, engine: Engine, budget: int) -> Reference:
     if needs_reference(config) or config.reference not in ("self", "none"):
         named = Policy(engine, parts.tokenizer, parts.stops, policy.weights, policy.adapter, policy.path)
         place = Place(
-            parts.folder.path / "reference", _updates(parts).update(0, 0), budget, parts.watcher, keep_tokens
+            parts.folder.path / "reference",
+            _updates(parts).update(0, 0),
+            budget,
+            parts.watcher,
+            keep_tokens,
+            parts.shared,
         )
         reference = build_reference(config, named, parts.prepared, place)
     else:
@@ -305,6 +299,8 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
         stop=parts.stop,
         total=total,
         budget=budget,
+        shared=parts.shared,
+        start={"weights": parts.policy.weights, "adapter": parts.policy.adapter, **parts.prepared.names},
     )
 
 

@@ -132,6 +132,10 @@ def identity(
     )
 
 
+Scorer = tuple[Engine, list[EncodedGroup], LoadedModel, PreTrainedTokenizerBase, frozenset[int]]
+"""A model ready to score: its engine, the rows as its tokenizer sees them, its names, its texts."""
+
+
 def open_scorer(
     path: str | Path,
     config: TrainConfig,
@@ -139,7 +143,7 @@ def open_scorer(
     *,
     without_prompt: bool = False,
     processes: Processes = ALONE,
-) -> tuple[Engine, list[EncodedGroup], LoadedModel, PreTrainedTokenizerBase, frozenset[int]]:
+) -> Scorer:
     """Load any model with its own tokenizer, ready to score rows the policy already truncated."""
     device = device_of(config.device)
     dtype = torch.bfloat16 if uses_bf16(config) else torch.float32

@@ -228,9 +228,14 @@ def evaluate(
     table: Scores | None,
     budget: int,
     memory: Mapping[str, float] | None = None,
+    *,
+    policy: SequenceLogProbs | None = None,
 ) -> Scored:
-    """Score held-out rows as one update: the loss and every metric are independent of the budget."""
-    policy = update_logprobs(engine, batch, budget)
+    """Score held-out rows as one update: the loss and every metric are independent of the budget.
+
+    `policy` are their log-probs where they are known.
+    """
+    policy = update_logprobs(engine, batch, budget) if policy is None else policy
     beside = _beside(engine, batch, table, budget, memory or {}, training=False)
     return _score(engine.options, batch, policy, beside, unit_counts(batch))
 
