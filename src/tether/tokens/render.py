@@ -19,7 +19,9 @@ from tether.records.rows import Content, Preference
 from tether.tokens.chat import ChatTemplate
 from tether.tokens.control import ControlTokens, special_tokens
 from tether.tokens.draft import Draft, DraftCompletion, Drafter, DraftPrompt
+from tether.tokens.seam import Joined, Seams
 
+NOTHING = Joined([], [])
 CHUNK = 512
 """Rows tokenised by one call; bounds the memory of the texts, changes no number."""
 
@@ -82,6 +84,7 @@ class Renderer:
         self.template = ChatTemplate(tokenizer)
         self._control = ControlTokens(tokenizer, stop_ids)
         self._drafter = Drafter(tokenizer, self.template, self._control)
+        self._seams = Seams(tokenizer)
         special = special_tokens(tokenizer)
         self._bos, eos = special.bos_id, special.eos_id
         self.end_id = eos if eos is not None else min(stop_ids) if len(stop_ids) == 1 else None
@@ -103,7 +106,7 @@ class Renderer:
 
         """
         draft = self._drafter.prompt(prompt, tools, template_arguments or {})
-        return self._prompt(draft, [] if draft.marked else self._batch([draft.text])[0])
+        return self._prompt(draft, [] if draft.marked else self._seams.batch([draft.text])[0])
 
     def encode(self, row: Preference) -> EncodedGroup:
         """Return the row's token ids.
@@ -131,10 +134,10 @@ class Renderer:
                         drafts.append(self._drafter.row(row))
                 except DataError as error:
                     refused(row, error)
-            texts = [_texts(draft) for draft in drafts]
-            ids = iter(self._batch([text for of_row in texts for text in of_row]))
-            for draft, of_row in zip(drafts, texts, strict=True):
-                encoded = [next(ids) for _ in of_row]
+            plain = [draft for draft in drafts if not draft.prompt.marked]
+            joined = iter(self._seams.encode(_texts(draft) for draft in plain))
+            for draft in drafts:
+                encoded = NOTHING if draft.prompt.marked else next(joined)
                 try:
                     with _named(draft.row):
                         group = self._group(draft, encoded)
@@ -143,16 +146,16 @@ class Renderer:
                 else:
                     yield draft.row, group
 
-    def _group(self, draft: Draft, encoded: list[list[int]]) -> EncodedGroup:
+    def _group(self, draft: Draft, encoded: Joined) -> EncodedGroup:
         prompt = draft.prompt
-        body = encoded[0] if encoded else []
+        body = encoded.prompt
         prompt_ids = self._prompt(prompt, body)
         completions: list[EncodedCompletion] = []
         for index, made in enumerate(draft.completions):
             if prompt.marked:
                 ids = self._control.encode_marked(made.text, prompt.markers, first=False)
             else:
-                ids = self._rest(body, encoded[index + 1], made.text, prompt.notes)
+                ids = self._rest(body, encoded.joint[index], made.text, prompt.notes)
             ids = self._ended(ids, prompt, made)
             if self._unknown is not None and self._unknown in ids:
                 prompt.notes.add("unknown_characters")
@@ -225,7 +228,7 @@ class Renderer:
         text += ending[: found.end()] if found else ""
         if prompt.marked:
             return self._control.encode_marked(text, prompt.markers, first=False)
-        body, joint = self._batch([prompt.text, prompt.text + text])
+        (body, (joint,)) = self._seams.encode([(prompt.text, [text])])[0]
         return self._rest(body, joint, text, prompt.notes)
 
     def _is_blank(self, ids: list[int]) -> bool:
@@ -237,22 +240,10 @@ class Renderer:
             self._blank[known] = not str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
         return self._blank[known]
 
-    def _batch(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        return self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-
     @cached_property
     def _prior_chat(self) -> list[int]:
         text = self.template.without_user()
-        return self._batch([text])[0] if text else self._prior_text
+        return self._seams.batch([text])[0] if text else self._prior_text
 
     @cached_property
     def _prior_text(self) -> list[int]:
@@ -264,12 +255,9 @@ class Renderer:
         return [self._bos]
 
 
-def _texts(draft: Draft) -> list[str]:
-    """Return what the tokenizer is given for a row: the prompt, and the prompt with each completion."""
-    if draft.prompt.marked:
-        return []
-    text = draft.prompt.text
-    return [text, *(text + made.text for made in draft.completions)]
+def _texts(draft: Draft) -> tuple[str, list[str]]:
+    """Return what the tokenizer is given for a row: the prompt, and each completion."""
+    return draft.prompt.text, [made.text for made in draft.completions]
 
 
 @contextmanager
