@@ -132,7 +132,8 @@ def evaluator_named(name: str) -> Evaluator:
 def plan(config: TrainConfig) -> dict[str, Any]:
     """Plan a run without loading weights: updates, tokens, expected peak memory, token budget."""
     tokenizer, stops = load_texts(config, None)
-    prepared = prepared_rows(config, Renderer(tokenizer, stops), Shared())
+    renderer = Renderer(tokenizer, stops, score_turns=config.score_turns)
+    prepared = prepared_rows(config, renderer, Shared())
     model = model_on_meta(config_summary(Path(config.model_name_or_path)))
     budget = config.max_tokens_per_microbatch or default_budget(device_of(config.device))
     return asdict(plan_run(config, model, prepared.train.groups, budget=budget))

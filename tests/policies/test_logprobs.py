@@ -1,5 +1,6 @@
 """Three layouts, one answer: sums, gradients, and what must not matter."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -243,3 +244,33 @@ def test_bad_input_is_one_line() -> None:
         sequence_logprobs(model, tiny_batch([(2, [2]), (0, [2])]))
     with pytest.raises(DataError, match="row row-1: the group has no completions"):
         sequence_logprobs(model, tiny_batch([(2, [2]), (2, []), (1, [1])]))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_context_tokens_of_a_completion_are_read_but_not_scored(layout: Layout) -> None:
+    model, whole = tiny_model("llama"), uneven_batch()
+    generator = torch.Generator().manual_seed(3)
+    scored = torch.rand(len(whole.completion_ids), generator=generator) < 0.5
+    # The last token of every completion is scored, so that none is empty.
+    scored[whole.completion_lengths.cumsum(0) - 1] = True
+    some = replace(whole, scored=scored)
+    with torch.no_grad():
+        every = sequence_logprobs(model, whole, layout=layout)
+        part = sequence_logprobs(model, some, layout=layout, head_chunk=5)
+    assert every.tokens is not None and part.tokens is not None
+    assert torch.allclose(part.tokens, every.tokens[scored], atol=1e-5)
+    pieces = scored.split(whole.completion_lengths.tolist())
+    assert part.counts.tolist() == [int(piece.sum()) for piece in pieces]
+    assert torch.allclose(part.sums, torch.stack([t.sum() for t in part.tokens.split(part.counts.tolist())]))
+
+    def gradient(batch: GroupBatch, loss: Any, chunk: int) -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        forward_backward(model, batch, layout=layout, loss=loss, head_chunk=chunk)
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    def masked(values: SequenceLogProbs, groups: torch.Tensor) -> torch.Tensor:
+        assert values.tokens is not None
+        return (values.tokens * scored).sum()
+
+    own = gradient(some, lambda values, groups: values.sums.sum(), 7)
+    assert torch.allclose(own, gradient(whole, masked, 10_000), atol=1e-4, rtol=1e-4)

@@ -194,13 +194,6 @@ def test_an_ordinary_stop_token_ends_the_completion_and_the_rest_is_noted():
     assert group.notes == {"text_after_end"}
 
 
-def test_later_turns_of_a_completion_are_noted_as_not_scored():
-    chat = renderer(CHAT, "<|im_end|>")
-    group = chat.encode(row((user("hi"),), (assistant("yes"), user("and?"), assistant("that"))))
-    assert tokens(CHAT, group.completions[0].ids) == "yes<|im_end|>"
-    assert group.notes == {"text_after_end"}
-
-
 def test_a_template_that_opens_a_thinking_block_is_answered_after_its_header():
     tokenizer = chat_tokenizer(STRIPS_THINKING)
     group = renderer(tokenizer, "<|im_end|>").encode(row((user("hi"),), (assistant("<think>a</think>yes"),)))

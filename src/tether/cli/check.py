@@ -25,6 +25,7 @@ def check(
     model: str | None = None,
     max_length: int = 1024,
     truncation_mode: Literal["keep_start", "keep_end", "drop"] = "keep_start",
+    score_turns: Literal["last", "all"] = "last",
     list_rows: int = 5,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
@@ -48,6 +49,8 @@ def check(
         Tokens of prompt and completion together that training would keep (with --model).
     truncation_mode
         Side that is kept beyond max_length, or drop (with --model).
+    score_turns
+        Which assistant turns of an answer training would score (with --model).
     list_rows
         Rows named per finding; --json names them all.
     as_json
@@ -57,7 +60,9 @@ def check(
 
     """
     loaded = load(data, eval_spec=eval_data, task=task, ties=ties)
-    tokens = _tokens(loaded, model, max_length, truncation_mode) if model is not None else None
+    tokens = None
+    if model is not None:
+        tokens = _tokens(loaded, model, max_length, truncation_mode, score_turns)
     if as_json:
         print_json({**loaded.report.model_dump(mode="json"), "tokens": tokens})
     else:
@@ -67,13 +72,17 @@ def check(
 
 
 def _tokens(
-    loaded: Loaded, model: str, max_length: int, mode: Literal["keep_start", "keep_end", "drop"]
+    loaded: Loaded,
+    model: str,
+    max_length: int,
+    mode: Literal["keep_start", "keep_end", "drop"],
+    score_turns: Literal["last", "all"],
 ) -> dict[str, Any]:
     # Only with --model: the plain check must not pay for a tokenizer library.
     from tether.tokens.inspect import inspect_tokens
 
     rows = [*loaded.rows, *loaded.eval_rows]
-    report = inspect_tokens(rows, model, max_length=max_length, truncation_mode=mode)
+    report = inspect_tokens(rows, model, max_length=max_length, truncation_mode=mode, score_turns=score_turns)
     return report.model_dump(mode="json")
 
 

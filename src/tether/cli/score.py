@@ -25,6 +25,9 @@ def score(
     truncation_mode: Annotated[
         Literal["keep_start", "keep_end", "drop"], Parameter(help="What goes when a row is too long.")
     ] = "keep_start",
+    score_turns: Annotated[
+        Literal["last", "all"], Parameter(help="Assistant turns of an answer to score.")
+    ] = "last",
     device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
     bf16: Annotated[bool | None, Parameter(help="bf16 compute; unset: on CUDA only.")] = None,
     layout: Annotated[
@@ -49,6 +52,7 @@ def score(
             mismatched=mismatched,
             max_length=max_length,
             truncation_mode=truncation_mode,
+            score_turns=score_turns,
             device=device,
             bf16=bf16,
             layout=layout,

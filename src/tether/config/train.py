@@ -47,6 +47,11 @@ class TrainConfig(ObjectiveOptions):
     truncation_mode: Literal["keep_start", "keep_end", "drop"] = knob(
         "Data", "What goes when a row is too long: the end, the prompt's start, the row.", "keep_start"
     )
+    score_turns: Literal["last", "all"] = knob(
+        "Data",
+        "Which assistant turns of an answer are scored. Of supervised chats, all means every assistant turn.",
+        "last",
+    )
     train_sampling_strategy: Literal["random", "sequential"] = knob(
         "Data", "Shuffle each epoch, or file order.", "random"
     )

@@ -52,7 +52,7 @@ def sequence_logprobs(
             f"a graph in the {layout} layout with activation checkpointing needs forward_backward; use that"
         )
     with completion_states(parts, batch, layout) as hidden:
-        ids = batch.completion_ids.to(hidden.device)
+        ids = batch.scored_ids.to(hidden.device)
         pieces = [
             checkpoint(token_logprobs, parts, part, some, use_reentrant=False, preserve_rng_state=False)
             if graph
@@ -60,7 +60,7 @@ def sequence_logprobs(
             for part, some in zip(hidden.split(head_chunk), ids.split(head_chunk), strict=True)
         ]
     return summed(
-        torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32), batch.completion_lengths
+        torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32), batch.scored_lengths
     )
 
 
@@ -85,7 +85,7 @@ def forward_backward(
     """
     parts = take_apart(model)
     with torch.enable_grad(), completion_states(parts, batch, layout) as hidden:
-        ids = batch.completion_ids.to(hidden.device)
+        ids = batch.scored_ids.to(hidden.device)
         values = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden, requires_grad=False)
         whole = max(head_chunk, WHOLE_LOGITS // parts.vocabulary)
@@ -100,12 +100,12 @@ def forward_backward(
                 gradient[chunk.tokens] = 0.0
         if hidden.requires_grad:
             hidden.backward(gradient)
-    return summed(values, batch.completion_lengths)
+    return summed(values, batch.scored_lengths)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Neighbouring whole groups, and where their completion tokens stand."""
+    """Neighbouring whole groups, and where their scored tokens stand."""
 
     groups: Int64[Tensor, " g"]
     lengths: Int64[Tensor, " s"]
@@ -113,10 +113,9 @@ class Chunk:
 
 
 def whole_groups(batch: GroupBatch, head_chunk: int) -> list[Chunk]:
-    """Cut a batch into runs of whole groups of at most `head_chunk` completion tokens, one group at least."""
-    per_group = torch.zeros(len(batch), dtype=torch.int64).index_add_(
-        0, batch.group_of, batch.completion_lengths
-    )
+    """Cut a batch into runs of whole groups of at most `head_chunk` scored tokens, one group at least."""
+    lengths = batch.scored_lengths
+    per_group = torch.zeros(len(batch), dtype=torch.int64).index_add_(0, batch.group_of, lengths)
     bounds: list[tuple[int, int, int, int]] = []
     first, begin, end = 0, 0, 0
     for group, count in enumerate(per_group.tolist()):
@@ -129,7 +128,7 @@ def whole_groups(batch: GroupBatch, head_chunk: int) -> list[Chunk]:
     return [
         Chunk(
             torch.arange(low, high),
-            batch.completion_lengths[(batch.group_of >= low) & (batch.group_of < high)],
+            lengths[(batch.group_of >= low) & (batch.group_of < high)],
             slice(start, stop),
         )
         for low, high, start, stop in bounds
@@ -169,11 +168,12 @@ def _in_parts(
 
 @contextmanager
 def completion_states(parts: Parts, batch: GroupBatch, layout: Layout) -> Generator[Float[Tensor, "T h"]]:
-    """Run the backbone; give the hidden state that predicts each completion token, inside the layout."""
+    """Run the backbone; give the hidden state that predicts each scored token, inside the layout."""
     device = next(parts.backbone.parameters()).device
     inputs = lay_out(batch, layout, device)
+    sources = inputs.sources if batch.scored is None else inputs.sources[batch.scored.to(device)]
     with layout_attention(parts.backbone, inputs):
-        yield _hidden(parts, inputs).index_select(0, inputs.sources)
+        yield _hidden(parts, inputs).index_select(0, sources)
 
 
 def _hidden(parts: Parts, inputs: LayoutInputs) -> Float[Tensor, "n h"]:

@@ -17,7 +17,7 @@ import torch
 from tether.errors import ReferenceMismatch
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 """Raised only when the same model and text would get another number."""
 
 
@@ -27,7 +27,8 @@ class ReferenceIdentity:
 
     kind: str
     scored: Mapping[str, str]
-    """weights, adapter, quantisation, tokenizer, template, stop_ids, truncation, prompt, scoring_version."""
+    """weights, adapter, quantisation, tokenizer, template, stop_ids, truncation, turns, prompt,
+    scoring_version."""
     computed: Mapping[str, str] = field(default_factory=dict[str, str])
     """dtype, attention, layout, device, versions."""
 

@@ -70,12 +70,12 @@ def tilted_logprobs(
             frozen = take_apart(model)
             with completion_states(frozen, batch, layout) as found:
                 theirs = found
-        ids = batch.completion_ids.to(mine.device)
+        ids = batch.scored_ids.to(mine.device)
         sides = (mine, theirs.to(mine.device), ids)
         chunks = zip(*(side.split(head_chunk) for side in sides), strict=True)
         pieces = [_tilted(parts, frozen, a, b, some, step) for a, b, some in chunks]
     away, towards = (torch.cat([piece[side] for piece in pieces]) for side in (0, 1))
-    lengths = batch.completion_lengths
+    lengths = batch.scored_lengths
     return Tilted(summed(away, lengths).sums, summed(towards, lengths).sums)
 
 

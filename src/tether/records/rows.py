@@ -84,6 +84,7 @@ def text_key(
     template_arguments: Mapping[str, Any] | None = None,
     *,
     cut: bool = False,
+    all_turns: bool = False,
 ) -> str:
     """Return the key of one scored text: a hash of what was said, before any template or tokenizer.
 
@@ -97,6 +98,7 @@ def text_key(
             "tools": list(tools),
             "template_arguments": dict(template_arguments or {}),
             "cut": cut,
+            **({"turns": "all"} if all_turns else {}),
         }
     )
     return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -37,6 +37,8 @@ class GroupBatch:
     weights: Float[Tensor, " G"]
     margins: Float[Tensor, " G"]
     probabilities: Float[Tensor, " G"]
+    scored: Bool[Tensor, " T"] | None = None
+    """Which completion tokens are scored; None means all. The others are context (turns of others)."""
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -45,6 +47,19 @@ class GroupBatch:
     def sequences(self) -> int:
         """S, the number of completions."""
         return len(self.roles)
+
+    @property
+    def scored_ids(self) -> Int64[Tensor, " N"]:
+        """Token ids of the completions that are scored, one completion after the other."""
+        return self.completion_ids if self.scored is None else self.completion_ids[self.scored]
+
+    @property
+    def scored_lengths(self) -> Int64[Tensor, " S"]:
+        """How many tokens of each completion are scored."""
+        if self.scored is None:
+            return self.completion_lengths
+        pieces = self.scored.split(self.completion_lengths.tolist())
+        return torch.stack([piece.sum() for piece in pieces])
 
     def with_role(self, *names: str) -> Int64[Tensor, " n"]:
         """Return the sequence indices whose role is one of `names`, in order."""
@@ -60,6 +75,10 @@ class GroupBatch:
         order = [sequence for group in groups for sequence in members[group]]
         index = torch.tensor(list(groups), dtype=torch.int64)
         empty = self.prompt_ids.new_empty(0)
+        scored = None
+        if self.scored is not None:
+            pieces = torch.split(self.scored, self.completion_lengths.tolist())
+            scored = torch.cat([pieces[sequence] for sequence in order] or [self.scored[:0]])
         return replace(
             self,
             row_ids=tuple(self.row_ids[group] for group in groups),
@@ -75,6 +94,7 @@ class GroupBatch:
             weights=self.weights[index],
             margins=self.margins[index],
             probabilities=self.probabilities[index],
+            scored=scored,
         )
 
 

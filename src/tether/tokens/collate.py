@@ -8,7 +8,7 @@ import torch
 
 from tether.errors import UsageError
 from tether.records.tensors import GroupBatch
-from tether.tokens.render import EncodedGroup
+from tether.tokens.render import EncodedCompletion, EncodedGroup
 
 Layout = Literal["padded", "shared", "packed"]
 
@@ -28,7 +28,15 @@ def collate(groups: Sequence[EncodedGroup]) -> GroupBatch:
         weights=torch.tensor([group.weight for group in groups], dtype=torch.float32),
         margins=torch.tensor([group.margin for group in groups], dtype=torch.float32),
         probabilities=torch.tensor([group.probability for group in groups], dtype=torch.float32),
+        scored=_scored(completions),
     )
+
+
+def _scored(completions: Sequence[EncodedCompletion]) -> torch.Tensor | None:
+    if all(completion.scored is None for completion in completions):
+        return None
+    marks = (completion.scored or (True,) * len(completion.ids) for completion in completions)
+    return torch.tensor(list(chain.from_iterable(marks)), dtype=torch.bool)
 
 
 def _ids(values: Iterable[int]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from tether.errors import DataError
 from tether.records.rows import Completion, Content, Message, Preference, text_key
 from tether.tokens.chat import ChatTemplate, Conversation
 from tether.tokens.control import ControlTokens, Markers, markers_for, special_tokens
+from tether.tokens.turns import ScoreTurns, assistant_turns
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class DraftCompletion:
     key: str
     answer: tuple[Message, ...] = ()
     """The messages the template was given, control strings marked; empty for plain text."""
+    notes: set[str] = field(default_factory=set[str])
 
 
 @dataclass(slots=True)
@@ -51,8 +53,13 @@ class Drafter:
     """Turns rows into texts: renders chats, finds control strings, settles the BOS of plain text."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, control: ControlTokens
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: ChatTemplate,
+        control: ControlTokens,
+        score_turns: ScoreTurns,
     ) -> None:
+        self._score_turns: ScoreTurns = score_turns
         self._template = template
         self._control = control
         special = special_tokens(tokenizer)
@@ -82,8 +89,10 @@ class Drafter:
         draft = self.prompt(prompt, row.tools, row.template_arguments, also=answers if chat else texts)
         completions: list[DraftCompletion] = []
         for index, source in enumerate(row.completions):
-            made = DraftCompletion(source, "", _key(row, source))
-            if chat:
+            made = DraftCompletion(source, "", self._key(row, source))
+            if chat and len(answers[index]) > 1:
+                made.answer = answers[index]  # rendered turn by turn (`tokens.turns`)
+            elif chat:
                 made.answer = (
                     self._control.mark(answers[index], draft.markers) if draft.marked else answers[index]
                 )
@@ -95,6 +104,23 @@ class Drafter:
             _refuse_surrogates(made.text, source.role)
             completions.append(made)
         return Draft(row, draft, completions)
+
+    def _key(self, row: Preference, completion: Completion) -> str:
+        content = completion.content
+        several = not isinstance(content, str) and len(assistant_turns(content)) > 1
+        try:
+            return text_key(
+                row.prompt,
+                content,
+                row.tools,
+                row.template_arguments,
+                cut=completion.cut,
+                all_turns=several and self._score_turns == "all",
+            )
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{completion.role}: messages, tools or arguments are not JSON: {error}"
+            ) from error
 
     def prompt(
         self,
@@ -154,7 +180,7 @@ class Drafter:
             return parts[0]
         rendered = self._template.completion(prompt.text, prompt.conversation, made.answer, prompt.markers)
         if rendered.rewritten:
-            prompt.notes.add("template_rewrites")
+            made.notes.add("template_rewrites")
         return rendered.text
 
 
@@ -177,13 +203,6 @@ def _answer(completion: Completion) -> tuple[Message, ...]:
             f"{completion.role}: begins with a {first} message; leave what belongs to the prompt out of it"
         )
     return completion.content
-
-
-def _key(row: Preference, completion: Completion) -> str:
-    try:
-        return text_key(row.prompt, completion.content, row.tools, row.template_arguments, cut=completion.cut)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{completion.role}: messages, tools or arguments are not JSON: {error}") from error
 
 
 def _refuse_surrogates(text: str, name: str) -> None:

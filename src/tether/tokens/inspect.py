@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tether.errors import DataError
 from tether.records.results import Finding, Record
 from tether.records.rows import Preference
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import EncodedGroup, Renderer
-from tether.tokens.truncate import Mode, truncate
+from tether.tokens.truncate import Mode, truncate_known
+from tether.tokens.turns import ScoreTurns
 
 NOTES: dict[str, tuple[str, str]] = {
     "special_in_content": (
@@ -48,6 +50,10 @@ NOTES: dict[str, tuple[str, str]] = {
         "warning",
         "a completion goes on after its first end token; what follows is not scored. Make later turns rows "
         "of their own",
+    ),
+    "several_turns": (
+        "note",
+        "an answer has several assistant turns; only the last is scored (--score-turns all scores them all)",
     ),
     "unknown_characters": ("warning", "the tokenizer cannot spell a completion and puts its unknown token"),
     "no_tokens": ("warning", "a completion has no tokens at all"),
@@ -92,7 +98,12 @@ class TokenReport(Record):
 
 
 def inspect_tokens(
-    rows: Sequence[Preference], tokenizer_path: str, *, max_length: int | None, truncation_mode: Mode
+    rows: Sequence[Preference],
+    tokenizer_path: str,
+    *,
+    max_length: int | None,
+    truncation_mode: Mode,
+    score_turns: ScoreTurns = "last",
 ) -> TokenReport:
     """Load the tokenizer of a model (never its weights) and report on the rows.
 
@@ -105,7 +116,7 @@ def inspect_tokens(
     stops = stop_ids(tokenizer, folder if folder.is_dir() else None)
     return inspect_with(
         rows,
-        Renderer(tokenizer, stops),
+        Renderer(tokenizer, stops, score_turns=score_turns),
         max_length=max_length,
         truncation_mode=truncation_mode,
         name=tokenizer_path,
@@ -180,16 +191,18 @@ def _cut(
     if max_length is None:
         return []
     found: dict[str, list[str]] = defaultdict(list)
-    for row, group in encoded:
-        if group.longest > max_length:
-            result = truncate(row, renderer, max_length=max_length, mode=mode, encoded=group)
-            for kind in result.cut:
-                found[kind].append(row.row_id)
+    for row, result in truncate_known(encoded, renderer, _ignore, max_length=max_length, mode=mode):
+        for kind in result.cut:
+            found[kind].append(row.row_id)
     return [
         _finding(kind, severity, found[kind], text.format(limit=max_length))
         for kind, (severity, text) in CUT_FINDINGS.items()
         if kind in found
     ]
+
+
+def _ignore(row: Preference, error: DataError) -> None:
+    """Rows that cannot be encoded were told of before."""
 
 
 def _template(renderer: Renderer, chats: Sequence[Preference]) -> list[Finding]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from tether.errors import DataError
 from tether.records.rows import Completion, Content, Preference, canonical_json
 from tether.tokens.render import EncodedGroup, Renderer
-from tether.tokens.truncate import cut_completion
+from tether.tokens.truncate import Job, cut_completions
 
 ROLE = "kl"
 
@@ -79,11 +79,11 @@ def _fitted(
         encoded = encoded or renderer.encode(row)
         room = None if limit is None else limit - len(group.prompt_ids)
         if room is not None and len(encoded.completions[0].ids) > room:
-            shorter = cut_completion(row, completion, renderer, room)
-            if shorter is None:
+            job = Job(row, completion, room)
+            cut_completions([job], renderer)
+            if job.cut is None or job.encoded is None:
                 return None
-            completion = shorter
-            encoded = renderer.encode(replace(row, completions=(shorter,)))
+            completion, encoded = job.cut, job.encoded
     except DataError:
         return None
     return completion, encoded

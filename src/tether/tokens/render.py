@@ -20,6 +20,7 @@ from tether.tokens.chat import ChatTemplate
 from tether.tokens.control import ControlTokens, special_tokens
 from tether.tokens.draft import Draft, DraftCompletion, Drafter, DraftPrompt
 from tether.tokens.seam import Joined, Seams
+from tether.tokens.turns import ScoreTurns, Turn, encode_turns
 
 NOTHING = Joined([], [])
 CHUNK = 512
@@ -35,6 +36,15 @@ class EncodedCompletion:
     key: str
     cut: bool
     reference_logprob: float | None
+    scored: tuple[bool, ...] | None = None
+    """Which of the ids are scored, where some are context only (turns between assistant turns)."""
+    notes: frozenset[str] = frozenset()
+    """What was unusual about this completion; also among its group's."""
+
+    @property
+    def scored_count(self) -> int:
+        """How many of the ids are scored."""
+        return len(self.ids) if self.scored is None else sum(self.scored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,7 @@ class Renderer:
 
     `without_prompt` replaces every prompt by the generation prompt with no user turn (chats) or the
     beginning-of-text token (plain text): the `prior` reference. Completions keep the ids they have with their
-    prompt.
+    prompt. `score_turns` says which assistant turns of an answer of several are scored (`tokens.turns`).
     """
 
     def __init__(
@@ -77,13 +87,15 @@ class Renderer:
         stop_ids: frozenset[int],
         *,
         without_prompt: bool = False,
+        score_turns: ScoreTurns = "last",
     ) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self.without_prompt = without_prompt
+        self.score_turns: ScoreTurns = score_turns
         self.template = ChatTemplate(tokenizer)
         self._control = ControlTokens(tokenizer, stop_ids)
-        self._drafter = Drafter(tokenizer, self.template, self._control)
+        self._drafter = Drafter(tokenizer, self.template, self._control, score_turns)
         self._seams = Seams(tokenizer)
         special = special_tokens(tokenizer)
         self._bos, eos = special.bos_id, special.eos_id
@@ -148,23 +160,10 @@ class Renderer:
 
     def _group(self, draft: Draft, encoded: Joined) -> EncodedGroup:
         prompt = draft.prompt
-        body = encoded.prompt
-        prompt_ids = self._prompt(prompt, body)
-        completions: list[EncodedCompletion] = []
-        for index, made in enumerate(draft.completions):
-            if prompt.marked:
-                ids = self._control.encode_marked(made.text, prompt.markers, first=False)
-            else:
-                ids = self._rest(body, encoded.joint[index], made.text, prompt.notes)
-            ids = self._ended(ids, prompt, made)
-            if self._unknown is not None and self._unknown in ids:
-                prompt.notes.add("unknown_characters")
-            if not ids:
-                prompt.notes.add("no_tokens")
-            source = made.source
-            completions.append(
-                EncodedCompletion(source.role, ids, made.key, source.cut, source.reference_logprob)
-            )
+        prompt_ids = self._prompt(prompt, encoded.prompt)
+        completions = [
+            self._completion(draft, made, encoded, index) for index, made in enumerate(draft.completions)
+        ]
         row = draft.row
         return EncodedGroup(
             row_id=row.row_id,
@@ -173,11 +172,54 @@ class Renderer:
             weight=row.weight,
             margin=row.margin,
             probability=row.probability,
-            notes=frozenset(prompt.notes),
+            notes=frozenset(prompt.notes).union(*(completion.notes for completion in completions)),
         )
 
+    def _completion(
+        self, draft: Draft, made: DraftCompletion, encoded: Joined, index: int
+    ) -> EncodedCompletion:
+        prompt, source = draft.prompt, made.source
+        if len(made.answer) > 1:
+            before = self._own_prompt(prompt, encoded.prompt)
+            turns = encode_turns(draft.row, source, before, self._turn, self.score_turns)
+            ids, scored = turns.ids, turns.scored
+            made.notes |= turns.notes
+        else:
+            ids, scored = self._answer(prompt, made, encoded, index), None
+        if self._unknown is not None and self._unknown in ids:
+            made.notes.add("unknown_characters")
+        if not ids:
+            made.notes.add("no_tokens")
+        return EncodedCompletion(
+            source.role, ids, made.key, source.cut, source.reference_logprob, scored, frozenset(made.notes)
+        )
+
+    def _turn(self, row: Preference) -> Turn:
+        group = self._with_prompt.encode_each([row], _refuse)
+        (_, encoded), *_ = group
+        return Turn(encoded.prompt_ids, encoded.completions[0].ids, encoded.notes)
+
+    @cached_property
+    def _with_prompt(self) -> "Renderer":
+        return Renderer(self.tokenizer, self.stop_ids) if self.without_prompt else self
+
+    def _answer(self, prompt: DraftPrompt, made: DraftCompletion, encoded: Joined, index: int) -> list[int]:
+        """Return the ids of a completion of one turn, or of plain text, through its first stop token."""
+        if prompt.marked:
+            ids = self._control.encode_marked(made.text, prompt.markers, first=False)
+        else:
+            ids = self._rest(encoded.prompt, encoded.joint[index], made.text, made.notes)
+        return self._ended(ids, prompt, made)
+
     def _prompt(self, draft: DraftPrompt, body: list[int]) -> list[int]:
-        """Return the prompt's ids: its lead, then its text with one BOS at most, or the prior's."""
+        """Return the prompt's ids, or the prior's."""
+        own = self._own_prompt(draft, body)
+        if not self.without_prompt:
+            return own
+        return list(self._prior_text if draft.conversation is None else self._prior_chat)
+
+    def _own_prompt(self, draft: DraftPrompt, body: list[int]) -> list[int]:
+        """Return the prompt's ids: its lead, then its text with one BOS at most."""
         if draft.marked:
             body = self._control.encode_marked(draft.text, draft.markers, first=True)
         doubled = 0
@@ -185,9 +227,7 @@ class Renderer:
             doubled += 1
         if doubled:
             draft.notes.add("double_bos")
-        if not self.without_prompt:
-            return draft.lead + body[doubled:]
-        return list(self._prior_text if draft.conversation is None else self._prior_chat)
+        return draft.lead + body[doubled:]
 
     def _rest(self, body: list[int], joint: list[int], text: str, notes: set[str]) -> list[int]:
         if joint[: len(body)] == body:
@@ -200,17 +240,17 @@ class Renderer:
         stop = next((index for index, token in enumerate(ids) if token in self.stop_ids), None)
         if stop is not None:
             if not self._is_blank(ids[stop + 1 :]):
-                prompt.notes.add("text_after_end")
+                made.notes.add("text_after_end")
             return ids[: stop + 1]
         if made.source.cut:
             return ids
         if prompt.conversation is not None:
             return self._without_stop(ids, prompt, made)
         if self.end_id is None:
-            prompt.notes.add("no_end_token")
+            made.notes.add("no_end_token")
             return ids
         if self.end_id not in self.stop_ids:
-            prompt.notes.add("end_not_stop")
+            made.notes.add("end_not_stop")
         return [*ids, self.end_id]
 
     def _without_stop(self, ids: list[int], prompt: DraftPrompt, made: DraftCompletion) -> list[int]:
@@ -220,16 +260,16 @@ class Renderer:
             prompt.text, prompt.conversation, made.answer, prompt.markers
         )
         if parts is None:
-            prompt.notes.add("end_not_stop" if not self._control.ids.isdisjoint(ids) else "no_end_token")
+            made.notes.add("end_not_stop" if not self._control.ids.isdisjoint(ids) else "no_end_token")
             return ids
         text, ending = parts
         found = self._control.first_in(ending)
-        prompt.notes.add("end_not_stop" if found else "no_end_token")
+        made.notes.add("end_not_stop" if found else "no_end_token")
         text += ending[: found.end()] if found else ""
         if prompt.marked:
             return self._control.encode_marked(text, prompt.markers, first=False)
         (body, (joint,)) = self._seams.encode([(prompt.text, [text])])[0]
-        return self._rest(body, joint, text, prompt.notes)
+        return self._rest(body, joint, text, made.notes)
 
     def _is_blank(self, ids: list[int]) -> bool:
         """Say whether ids after a stop token are white space and control tokens only."""

@@ -1,9 +1,9 @@
 """A prompt and the texts that follow it, tokenised in one go, without tokenising the prompt again and again.
 
 Where a tokenizer cuts text into words before it looks for tokens, what follows a text changes its last word
-only. So the prompt is tokenised once, and each joint text only from a word boundary shortly before the seam;
-the part from that boundary must have the ids it has inside the prompt, else the whole joint text is tokenised.
-The ids are those of the whole joint text either way.
+only. So the prompt is tokenised once, and each joint text only from a word boundary shortly before the seam.
+The part from there must have the ids it has inside the prompt, else the whole joint text is tokenised: the ids
+are those of the whole joint text either way.
 """
 
 import re

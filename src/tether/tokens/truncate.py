@@ -8,14 +8,16 @@
 A cut completion has no end token: the model did not say that it ends there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tether.errors import DataError, UsageError
 from tether.records.rows import Completion, Content, Message, Preference
 from tether.tokens.control import special_tokens
-from tether.tokens.render import EncodedGroup, Renderer
+from tether.tokens.render import CHUNK, EncodedGroup, Renderer
+from tether.tokens.turns import assistant_turns
 
 Mode = Literal["keep_start", "keep_end", "drop"]
 
@@ -31,7 +33,7 @@ CUTS = {
 KEPT_ROLES = ("system", "developer")
 """Leading messages with these roles stay when the oldest turns go."""
 
-_CHARACTERS_PER_TOKEN = 32
+_CHARACTERS_PER_TOKEN, _SPARE_TOKENS = 8, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +51,16 @@ def truncate(
     *,
     max_length: int | None,
     mode: Mode,
-    encoded: EncodedGroup | None = None,
 ) -> Truncated:
     """Return the row with prompt + completion <= `max_length` tokens for each completion, or without a row.
-
-    `encoded` is the row's encoding where it is already known.
 
     Raises:
         DataError: the row cannot be encoded at all.
         UsageError: `max_length` is smaller than 2, or `mode` is unknown.
 
     """
-    if max_length is not None and max_length < 2:
-        raise UsageError(f"max_length: {max_length} leaves no room for a prompt and a completion; at least 2")
-    if mode not in ("keep_start", "keep_end", "drop"):
-        raise UsageError(f"truncation_mode: {mode!r}; one of keep_start, keep_end, drop")
-    known = renderer.encode(row) if encoded is None else encoded
-    if max_length is None or known.longest <= max_length:
-        return Truncated(row, known)
-    if mode == "drop":
-        return Truncated(None, None, frozenset({"dropped_too_long"}))
-    done: set[str] = set()
-    if mode == "keep_end":
-        row, known, cut = _cut_prompt(row, known, renderer, max_length)
-        done |= {"prompt_cut"} if cut else set()
-    if known.longest <= max_length:
-        return Truncated(row, known, frozenset(done))
-    return _cut_completions(row, known, renderer, max_length, done)
+    ((_, result),) = truncate_each([row], renderer, _refuse, max_length=max_length, mode=mode)
+    return result
 
 
 def truncate_each(
@@ -87,30 +72,115 @@ def truncate_each(
     mode: Mode,
 ) -> Iterator[tuple[Preference, Truncated]]:
     """Yield each row with `truncate` of it, tokenising rows together; `refused` is told of the others."""
-    for row, group in renderer.encode_each(rows, refused):
-        try:
-            yield row, truncate(row, renderer, max_length=max_length, mode=mode, encoded=group)
-        except DataError as error:
-            refused(row, error)
+    encoded = renderer.encode_each(rows, refused)
+    return truncate_known(encoded, renderer, refused, max_length=max_length, mode=mode)
 
 
-def _cut_completions(
-    row: Preference, known: EncodedGroup, renderer: Renderer, limit: int, done: set[str]
-) -> Truncated:
-    room = limit - len(known.prompt_ids)
-    if room < 1:
-        return Truncated(None, None, frozenset({"prompt_too_long"}))
-    completions: list[Completion] = []
-    for completion, before in zip(row.completions, known.completions, strict=True):
-        kept = completion if len(before.ids) <= room else cut_completion(row, completion, renderer, room)
-        if kept is None:
-            return Truncated(None, None, frozenset({"dropped_too_long"}))
-        completions.append(kept)
-    shorter = replace(row, completions=tuple(completions))
-    encoded = renderer.encode(shorter)
-    if _became_equal(known, encoded):
-        return Truncated(None, None, frozenset({"equal_after_cut"}))
-    return Truncated(shorter, encoded, frozenset(done | {"completion_cut"}))
+def truncate_known(
+    encoded: Iterable[tuple[Preference, EncodedGroup]],
+    renderer: Renderer,
+    refused: Callable[[Preference, DataError], None],
+    *,
+    max_length: int | None,
+    mode: Mode,
+) -> Iterator[tuple[Preference, Truncated]]:
+    """Yield rows whose ids are known with their truncation, in order; the cut ones are tokenised together."""
+    if max_length is not None and max_length < 2:
+        raise UsageError(f"max_length: {max_length} leaves no room for a prompt and a completion; at least 2")
+    if mode not in ("keep_start", "keep_end", "drop"):
+        raise UsageError(f"truncation_mode: {mode!r}; one of keep_start, keep_end, drop")
+    pairs = iter(encoded)
+    while chunk := list(itertools.islice(pairs, CHUNK)):
+        fitter = _Fitter(renderer, max_length, mode)
+        for row, group in chunk:
+            try:
+                fitter.add(row, group)
+            except DataError as error:
+                refused(row, error)
+        yield from fitter.results(refused)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A row whose completions must be cut: what was done to it before, and one job per long completion."""
+
+    row: Preference
+    known: EncodedGroup
+    done: set[str]
+    jobs: dict[int, "Job"]
+
+
+class _Fitter:
+    """Makes a chunk of rows fit: decides row by row, cuts completions of all rows together."""
+
+    def __init__(self, renderer: Renderer, limit: int | None, mode: Mode) -> None:
+        self._renderer, self._limit, self._mode = renderer, limit, mode
+        self._found: list[tuple[Preference, Truncated | _Waiting]] = []
+
+    def add(self, row: Preference, known: EncodedGroup) -> None:
+        """Take a row with its ids; settle it, or note what must be cut."""
+        self._found.append((row, self._first(row, known)))
+
+    def results(
+        self, refused: Callable[[Preference, DataError], None]
+    ) -> Iterator[tuple[Preference, Truncated]]:
+        """Yield every row with what became of it."""
+        waiting = [part for _, part in self._found if isinstance(part, _Waiting)]
+        cut_completions([job for part in waiting for job in part.jobs.values()], self._renderer)
+        for row, part in self._found:
+            try:
+                yield row, self._joined(part) if isinstance(part, _Waiting) else part
+            except DataError as error:
+                refused(row, error)
+
+    def _first(self, row: Preference, known: EncodedGroup) -> Truncated | _Waiting:
+        limit = self._limit
+        if limit is None or known.longest <= limit:
+            return Truncated(row, known)
+        if self._mode == "drop":
+            return _left_out("dropped_too_long")
+        done: set[str] = set()
+        if self._mode == "keep_end":
+            row, known, cut = _cut_prompt(row, known, self._renderer, limit)
+            done |= {"prompt_cut"} if cut else set()
+        if known.longest <= limit:
+            return Truncated(row, known, frozenset(done))
+        room = limit - len(known.prompt_ids)
+        if room < 1:
+            return _left_out("prompt_too_long")
+        pairs = enumerate(zip(row.completions, known.completions, strict=True))
+        jobs = {i: Job(row, source, room) for i, (source, before) in pairs if len(before.ids) > room}
+        return _Waiting(row, known, done, jobs)
+
+    def _joined(self, part: _Waiting) -> Truncated:
+        """Put the cut completions of a row in the place of the long ones."""
+        row, known = part.row, part.known
+        if any(job.cut is None for job in part.jobs.values()):
+            return _left_out("dropped_too_long")
+        sources = list(row.completions)
+        encoded = list(known.completions)
+        notes: set[str] = set()
+        for index, job in part.jobs.items():
+            assert job.cut is not None and job.encoded is not None
+            sources[index], encoded[index] = job.cut, job.encoded.completions[0]
+            notes |= job.encoded.notes
+        shorter = replace(row, completions=tuple(sources))
+        notes = notes.union(*(completion.notes for completion in encoded))
+        group = replace(known, completions=tuple(encoded), notes=frozenset(notes))
+        if "special_in_content" in known.notes:
+            # Whether a row takes the slow path depends on all of its texts together.
+            group = self._renderer.encode(shorter)
+        if _became_equal(known, group):
+            return _left_out("equal_after_cut")
+        return Truncated(shorter, group, frozenset(part.done | {"completion_cut"}))
+
+
+def _left_out(why: str) -> Truncated:
+    return Truncated(None, None, frozenset({why}))
+
+
+def _refuse(_row: Preference, error: DataError) -> None:
+    raise error
 
 
 def _became_equal(before: EncodedGroup, after: EncodedGroup) -> bool:
@@ -121,49 +191,96 @@ def _became_equal(before: EncodedGroup, after: EncodedGroup) -> bool:
     return False
 
 
-def cut_completion(
-    row: Preference, completion: Completion, renderer: Renderer, room: int
-) -> Completion | None:
-    """Return the longest start of a completion (in steps of tokens) that fits; None where it cannot be cut.
+class Job:
+    """One completion to cut to `room` tokens: the longest start of it, in steps of tokens, that fits.
 
-    Only the first message of several is scored (through its end token), so only that is kept.
+    Of an answer of several turns the last is cut; where not even its start fits and all turns are scored,
+    later turns go as a whole. Afterwards `cut` and its ids, or None where it cannot be cut.
     """
-    text = _text(completion.content)
-    if text is None:
-        return None
-    ends = _token_ends(text, renderer, room)
-    keep = min(room, len(ends))
-    while keep > 0:
-        candidate = replace(completion, content=_start(completion.content, text[: ends[keep - 1]]), cut=True)
-        try:
-            ids = renderer.encode(replace(row, completions=(candidate,))).completions[0].ids
-        except DataError:
-            return None
-        if ids and len(ids) <= room:
-            return candidate
-        keep -= max(1, len(ids) - room)
-    return None
+
+    def __init__(self, row: Preference, source: Completion, room: int) -> None:
+        self.row, self.room = row, room
+        self.cut: Completion | None = None
+        self.encoded: EncodedGroup | None = None
+        self._source = source
+        self._text = _last_text(source.content)
+        self._ends: list[int] | None = None
+        self._keep = 0
+        self.given_up = self._text is None
+
+    @property
+    def open(self) -> bool:
+        """Whether there is still something to try."""
+        return self.cut is None and not self.given_up
+
+    def candidate(self, renderer: Renderer) -> Preference:
+        """Return the row with the next start of the completion that might fit."""
+        assert self._text is not None
+        if self._ends is None:
+            self._ends = _token_ends(self._text, renderer, self.room)
+            self._keep = min(self.room, len(self._ends))
+        text = self._text[: self._ends[self._keep - 1]] if self._keep > 0 else ""
+        self._tried = replace(self._source, content=_start(self._source.content, text), cut=True)
+        return replace(self.row, completions=(self._tried,))
+
+    def answer(self, encoded: EncodedGroup | None, *, all_turns: bool) -> None:
+        """Take the candidate's ids (None: it could not be encoded); settle, or try a shorter one."""
+        if encoded is None:
+            self.given_up = True
+            return
+        ids = encoded.completions[0].ids
+        if ids and len(ids) <= self.room and self._keep > 0:
+            self.cut, self.encoded = self._tried, encoded
+            return
+        self._keep -= max(1, len(ids) - self.room)
+        if self._keep > 0:
+            return
+        shorter = _without_last_turn(self._source.content) if all_turns else None
+        if shorter is None:
+            self.given_up = True
+            return
+        self._source, self._ends = replace(self._source, content=shorter), None
+        self._text = _last_text(shorter)
+        self.given_up = self._text is None
 
 
-def _text(content: Content) -> str | None:
-    text: Any = content if isinstance(content, str) else content[0].get("content")
+def cut_completions(jobs: Sequence[Job], renderer: Renderer) -> None:
+    """Cut completions together: each pass tokenises the candidates of all that are not settled."""
+    while still := [job for job in jobs if job.open]:
+        made = [(job, job.candidate(renderer)) for job in still]
+        rows = [row for _, row in made]
+        known = {id(row): group for row, group in renderer.encode_each(rows, lambda row, error: None)}
+        for job, row in made:
+            job.answer(known.get(id(row)), all_turns=renderer.score_turns == "all")
+
+
+def _last_text(content: Content) -> str | None:
+    """Return the text that is cut: a plain answer's, or that of a chat's last message."""
+    text: Any = content if isinstance(content, str) else content[-1].get("content")
     return text if isinstance(text, str) else None
 
 
 def _start(content: Content, text: str) -> Content:
     if isinstance(content, str):
         return text
-    first: Message = {key: value for key, value in content[0].items() if key != "tool_calls"}
-    return ({**first, "content": text},)
+    last: Message = {key: value for key, value in content[-1].items() if key != "tool_calls"}
+    return (*content[:-1], {**last, "content": text})
+
+
+def _without_last_turn(content: Content) -> Content | None:
+    """Return an answer up to the assistant turn before its last one, or None where there is none."""
+    turns = [] if isinstance(content, str) else assistant_turns(content)
+    return content[: turns[-2] + 1] if len(turns) > 1 else None
 
 
 def _token_ends(text: str, renderer: Renderer, tokens: int) -> list[int]:
     """Return where (in characters) each of a text's first tokens ends, reading no more than needed."""
-    characters = _CHARACTERS_PER_TOKEN * tokens
+    characters = _CHARACTERS_PER_TOKEN * (tokens + _SPARE_TOKENS)
     while True:
         ends = [end for _, end in _offsets(text[:characters], renderer)]
-        if len(ends) >= tokens or characters >= len(text):
-            return ends
+        # The last tokens of a piece may be others in the whole text.
+        if len(ends) >= tokens + _SPARE_TOKENS or characters >= len(text):
+            return ends[:tokens]
         characters *= 2
 
 

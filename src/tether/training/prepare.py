@@ -17,11 +17,12 @@ from tether.tokens.inspect import CUT_FINDINGS, NOTES
 from tether.tokens.mismatch import add_mismatched
 from tether.tokens.render import EncodedGroup, Renderer
 from tether.tokens.truncate import truncate_each
+from tether.tokens.turns import assistant_turns
 from tether.training.sharing import Shared
 
 ROW_KEYS = (
     "model_name_or_path", "dataset_name", "eval_dataset_name", "eval_fraction", "data_fraction", "max_length",
-    "truncation_mode", "ties",
+    "truncation_mode", "ties", "score_turns",
 )  # fmt: skip
 """Config keys that decide what the rows look like to a run, beside the split's seed and the task."""
 
@@ -99,7 +100,7 @@ def prepare(
         DataError: nothing is left to train on.
 
     """
-    rows, held_out = _for_task(loaded.rows, task), _for_task(loaded.eval_rows, task)
+    rows, held_out = (_for_task(part, task, config.score_turns) for part in (loaded.rows, loaded.eval_rows))
     if not held_out and config.eval_fraction > 0:
         rows, held_out = split(rows, config.eval_fraction, config.choice_seed)
     findings: list[Finding] = []
@@ -131,12 +132,25 @@ def prepare(
     return Prepared(train, evaluation, preflight, data)
 
 
-def _for_task(rows: Sequence[Preference], task: Task) -> list[Preference]:
+def _for_task(rows: Sequence[Preference], task: Task, score_turns: str) -> list[Preference]:
     """Keep the completions an objective reads: supervised tuning never pays for rejected ones."""
     if task != "sft":
         return list(rows)
     kept = ("chosen", "completion", "desirable")
-    return [replace(row, completions=tuple(c for c in row.completions if c.role in kept)) for row in rows]
+    made = [replace(row, completions=tuple(c for c in row.completions if c.role in kept)) for row in rows]
+    return [_every_turn(row) for row in made] if score_turns == "all" else made
+
+
+def _every_turn(row: Preference) -> Preference:
+    """Let the answer of a supervised chat begin at the first assistant turn, so that all are scored."""
+    (completion,), prompt = row.completions, row.prompt
+    if isinstance(prompt, str) or isinstance(completion.content, str):
+        return row
+    turns = [place for place in assistant_turns(prompt) if place > 0]
+    if not turns:
+        return row
+    answer = (*prompt[turns[0] :], *completion.content)
+    return replace(row, prompt=prompt[: turns[0]], completions=(replace(completion, content=answer),))
 
 
 def _digest(part: Split) -> str:
@@ -205,7 +219,11 @@ def left_out(prepared: Prepared) -> str:
     read = (data.get("read") or 0) + (prepared.preflight.get("eval_read") or 0)
     cut = sum(f["count"] for f in data["findings"] if f["kind"].endswith(("completion_cut", "prompt_cut")))
     lost = sum(f["count"] for f in data["findings"] if f["severity"] == "dropped")
-    text = f"rows: {read} read, {data['used']} to train on, {data['eval_used']} held out, {lost} left out"
+    split = sum(f["count"] for f in data["findings"] if f["kind"] == "pair_split")
+    apart = f" ({split} pairs taken apart)" if split else ""
+    text = (
+        f"rows: {read} read, {data['used']} to train on{apart}, {data['eval_used']} held out, {lost} left out"
+    )
     return f"{text}, {cut} cut to max_length (preflight.json lists them)" if cut or lost else text
 
 

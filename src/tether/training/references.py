@@ -201,8 +201,8 @@ def _scorer(
         weights, adapter = policy.weights, policy.adapter
         theirs = groups
         if kind == "prior":
-            renderer = Renderer(tokenizer, stops, without_prompt=True)
-            theirs = [renderer.encode(row) for row in rows]
+            renderer = Renderer(tokenizer, stops, without_prompt=True, score_turns=config.score_turns)
+            theirs = renderer.encode_all(rows)
     named = identity(
         config.reference if kind != "model" else f"model:{path}",
         weights=weights,
@@ -238,7 +238,7 @@ def _columns(groups: list[EncodedGroup]) -> Reference:
     for group in groups:
         for completion in group.completions:
             score = table.scores[completion.key]
-            table.scores[completion.key] = type(score)(score.total, len(completion.ids))
+            table.scores[completion.key] = type(score)(score.total, completion.scored_count)
     text = "log-probs given by the data's own columns"
     return Reference(
         table,
@@ -289,10 +289,9 @@ def _artifact(
             engine=engine,
             without_prompt=without,
         )
-        # Truncation was compared row by row through the keys; a shorter limit that cuts nothing is the same.
-        same = ReferenceIdentity(
-            now.kind, {**now.scored, "truncation": table.identity.scored.get("truncation", "")}
-        )
+        # Truncation and turns were compared row by row through the keys; what changes no row is the same.
+        by_row = {name: table.identity.scored.get(name, "") for name in ("truncation", "turns")}
+        same = ReferenceIdentity(now.kind, {**now.scored, **by_row})
         difference = same.difference(table.identity)
         if difference is not None:
             raise ReferenceMismatch(

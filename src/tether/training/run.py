@@ -141,7 +141,8 @@ def _parts(
         watcher.note(pairs_explained(config))
     watcher.stage("reading data")
     tokenizer, stops = load_texts(config, given.memory)
-    prepared = prepared_rows(config, Renderer(tokenizer, stops), given.shared, given.rows, given.eval_rows)
+    renderer = Renderer(tokenizer, stops, score_turns=config.score_turns)
+    prepared = prepared_rows(config, renderer, given.shared, given.rows, given.eval_rows)
     groups = [*prepared.train.groups, *prepared.held_out.groups]
     check_labels(
         config,

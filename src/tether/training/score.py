@@ -117,6 +117,7 @@ def identity(
             **tokenizer_identity(tokenizer),
             "stop_ids": ",".join(map(str, sorted(stops))),
             "truncation": f"{config.truncation_mode} {config.max_length}",
+            "turns": config.score_turns,
             "prompt": "without" if without_prompt else "with",
             "scoring_version": str(SCORING_VERSION),
         },
@@ -150,8 +151,8 @@ def open_scorer(
     loaded = load_model(path, dtype=dtype, device=device, attention=config.attn_implementation)
     tokenizer = load_tokenizer(str(path))
     stops = stop_ids(tokenizer, str(path))
-    renderer = Renderer(tokenizer, stops, without_prompt=without_prompt)
-    groups = [renderer.encode(row) for row in rows]
+    renderer = Renderer(tokenizer, stops, without_prompt=without_prompt, score_turns=config.score_turns)
+    groups = renderer.encode_all(rows)
     check_ids(groups, embedding_rows(loaded.model))
     layout = layout_for(loaded.model, config.layout, groups)
     engine = Engine(

@@ -39,6 +39,7 @@ def score_file(
     mismatched: bool = False,
     max_length: int | None = 1024,
     truncation_mode: str = "keep_start",
+    score_turns: str = "last",
     device: str = "auto",
     bf16: bool | None = None,
     layout: str = "auto",
@@ -66,13 +67,14 @@ def score_file(
             "output_dir": str(out),
             "max_length": max_length,
             "truncation_mode": truncation_mode,
+            "score_turns": score_turns,
             "device": device,
             "bf16": bf16,
             "layout": layout,
         }
     )
     watcher.stage("reading data")
-    prepared = _prepared(config, policy or str(model), mismatched)
+    prepared = _prepared(config, policy, mismatched)
     watcher.stage("loading the model")
     engine, groups, weights, own, stops = open_scorer(
         model, config, prepared.train.rows, without_prompt=without_prompt
@@ -96,23 +98,28 @@ def score_file(
     with torch.no_grad():
         fill_table(table, engine, groups, budget=budget, keep_tokens=token_values, progress=progress)
     write_artifact(out, table, source={"model": str(model.resolve()), "data": data, "kind": name.kind})
+    return _record(out, len(groups), table)
+
+
+def _record(out: Path, rows: int, table: ReferenceTable) -> ScoreRecord:
     tokens = sum(score.count for score in table.scores.values())
     total = sum(score.total for score in table.scores.values())
     return ScoreRecord(
         out=str(out),
-        rows=len(groups),
+        rows=rows,
         completions=len(table.scores),
         tokens=tokens,
         mean_logprob_per_token=total / max(tokens, 1),
-        scored=dict(name.scored),
-        computed=dict(name.computed),
+        scored=dict(table.identity.scored),
+        computed=dict(table.identity.computed),
     )
 
 
-def _prepared(config: TrainConfig, cutter: str, mismatched: bool) -> Prepared:
-    """Read, truncate and encode the rows as the model in `cutter` would."""
+def _prepared(config: TrainConfig, policy: str | None, mismatched: bool) -> Prepared:
+    """Read, truncate and encode the rows as the policy would, or the scorer itself."""
+    cutter = policy or config.model_name_or_path
     task = "unpaired" if mismatched else "any"
     tokenizer = load_tokenizer(cutter)
-    renderer = Renderer(tokenizer, stop_ids(tokenizer, cutter))
+    renderer = Renderer(tokenizer, stop_ids(tokenizer, cutter), score_turns=config.score_turns)
     loaded = read(config, None, None, task=task)
     return prepare(config, loaded, renderer, task=task, mismatched=mismatched)

@@ -101,11 +101,12 @@ def _to(values: SequenceLogProbs, device: torch.device) -> SequenceLogProbs:
 def unit_counts(batch: GroupBatch) -> dict[str, int]:
     """Count every unit a loss may be divided by, over a whole update."""
     chosen = batch.with_role("chosen", "completion")
+    lengths = batch.scored_lengths
     return {
         "pairs": len(batch),
         "sequences": batch.sequences,
-        "tokens": int(batch.completion_lengths.sum()),
-        "chosen_tokens": int(batch.completion_lengths[chosen].sum()),
+        "tokens": int(lengths.sum()),
+        "chosen_tokens": int(lengths[chosen].sum()),
     }
 
 

@@ -1,0 +1,60 @@
+"""From files to groups: what a task and its options make of rows, and what is counted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tokens.variants import CHATML, assistant, chat_tokenizer, renderer, user
+from tether.config.train import TrainConfig
+from tether.training.prepare import left_out, prepare, read
+from tether.training.run import task_of
+
+Make = Callable[..., TrainConfig]
+CHAT = chat_tokenizer(CHATML)
+TALK = [user("hi"), assistant("yes"), user("and?"), assistant("that")]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(("turns", "expected"), [("last", ["that"]), ("all", ["yes", "that"])])
+def test_supervised_chats_score_the_last_or_every_assistant_turn(
+    turns: str, expected: list[str], make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(
+        dataset_name=write(tmp_path / "talk.jsonl", [{"messages": TALK}]),
+        loss_type="sft",
+        score_turns=turns,
+    )
+    using = renderer(CHAT, "<|im_end|>", score_turns=config.score_turns)
+    prepared = prepare(config, read(config, None, None, task=task_of(config)), using, task=task_of(config))
+    (group,) = prepared.train.groups
+    (completion,) = group.completions
+    marks = completion.scored or (True,) * len(completion.ids)
+    said = CHAT.decode([token for token, mark in zip(completion.ids, marks, strict=True) if mark])
+    assert said == "".join(f"{text}<|im_end|>" for text in expected)
+    whole = CHAT.apply_chat_template(TALK, tokenize=False)
+    assert CHAT.decode(group.prompt_ids + completion.ids) == whole.rstrip("\n")
+
+
+def test_rows_left_out_are_the_dropped_ones_also_where_pairs_are_taken_apart(
+    make_config: Make, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": " yes", "rejected": " no"} for i in range(4)]
+    rows.append({"prompt": "q", "chosen": " same", "rejected": " same"})
+    config = make_config(dataset_name=write(tmp_path / "pairs.jsonl", rows), loss_type="kto")
+    prepared = prepare(
+        config,
+        read(config, None, None, task="unpaired"),
+        renderer(CHAT),
+        task="unpaired",
+        mismatched=True,
+    )
+    text = left_out(prepared)
+    assert text.startswith("rows: 5 read, 8 to train on (4 pairs taken apart), 0 held out, 1 left out")
+    assert all([c.role for c in group.completions][1:] == ["kl"] for group in prepared.train.groups)
