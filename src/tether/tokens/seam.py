@@ -2,7 +2,7 @@
 
 Where a tokenizer cuts text into words before it looks for tokens, what follows a text changes its last word
 only. So the prompt is tokenised once, and each joint text only from a word boundary shortly before the seam.
-The part from there must have the ids it has inside the prompt, else the whole joint text is tokenised: the ids
+That end of the prompt must have the ids it has inside the prompt, else the whole joint text is tokenised: ids
 are those of the whole joint text either way.
 """
 
