@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.tiny import tiny_model
 from tests.tokens.variants import CHATML, assistant, chat_tokenizer, renderer, user
 from tether.config.train import TrainConfig
-from tether.training.prepare import left_out, prepare, read
-from tether.training.run import task_of
+from tether.records.rows import Completion, Origin, Preference
+from tether.tokens.collate import collate
+from tether.training.prepare import left_out, prepare, read, task_of
+from tether.training.steps import Engine, update_gradient
 
 Make = Callable[..., TrainConfig]
 CHAT = chat_tokenizer(CHATML)
@@ -58,3 +63,34 @@ def test_rows_left_out_are_the_dropped_ones_also_where_pairs_are_taken_apart(
     text = left_out(prepared)
     assert text.startswith("rows: 5 read, 8 to train on (4 pairs taken apart), 0 held out, 1 left out")
     assert all([c.role for c in group.completions][1:] == ["kl"] for group in prepared.train.groups)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_an_update_of_several_turns_does_not_depend_on_how_it_is_cut(layout: str, make_config: Make) -> None:
+    using = renderer(CHAT, "<|im_end|>", score_turns="all")
+    rows = [
+        Preference(
+            Origin("rows", i),
+            (user(f"hi {i}"),),
+            (
+                Completion("chosen", (assistant("yes"), user("and?" * i), assistant("that" * i))),
+                Completion("rejected", (assistant("no" * i),)),
+            ),
+        )
+        for i in range(1, 6)
+    ]
+    batch = collate(using.encode_all(rows))
+    assert batch.scored is not None and not bool(batch.scored.all())
+    model = tiny_model("llama", vocab_size=len(CHAT))
+    config = make_config(loss_type="aot", reference="none")
+
+    def gradient(layout: str, budget: int) -> tuple[torch.Tensor, float]:
+        model.zero_grad(set_to_none=True)
+        engine = Engine(model, config, layout, 64, nullcontext)  # type: ignore[arg-type]
+        loss = update_gradient(engine, batch, None, budget).loss
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), loss
+
+    oracle, expected = gradient("padded", 100_000)
+    cut, loss = gradient(layout, 60)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert float((cut - oracle).norm() / oracle.norm()) <= 1e-5

@@ -301,7 +301,7 @@ def _join(
     engine: Engine, batch: GroupBatch, plan: Sequence[Sequence[int]], parts: Sequence[SequenceLogProbs]
 ) -> SequenceLogProbs:
     """Put the micro-batches of all processes together in the batch's order."""
-    lengths = batch.completion_lengths
+    lengths = batch.scored_lengths
     count = batch.sequences
     values = torch.zeros(count + int(lengths.sum()), dtype=torch.float32)
     ends = lengths.cumsum(0)
