@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -103,7 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, payload: bytes, fault: str | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        kind = "text/event-stream" if payload.startswith(b"data:") else "application/json"
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(payload)))
         if status >= 400 and self.stub.retry_after is not None:
             self.send_header("Retry-After", self.stub.retry_after)
@@ -147,8 +149,24 @@ def _payload(stub: Stub, body: Body, fault: str | None) -> bytes:
         "wrong shape": {"choices": []},
         "wrong tokens": completion({"The": 0.9, "I": 0.1}, "The"),
     }
-    payload = json.dumps(shapes[fault] if fault in shapes else stub.reply(body)).encode()
+    reply = shapes[fault] if fault in shapes else stub.reply(body)
+    payload = _streamed(reply) if body.get("stream") else json.dumps(reply).encode()
     return payload[: len(payload) // 2] if fault == "truncated" else payload
+
+
+def _streamed(reply: Body) -> bytes:
+    """Return the reply as server-sent events, a word each, and last how it ended."""
+    choice = reply["choices"][0]
+    chat = "message" in choice
+    text = choice["message"]["content"] if chat else choice["text"]
+    rest = {key: value for key, value in choice.items() if key not in ("message", "text", "logprobs")}
+    events: list[Body] = []
+    for piece in [*re.findall(r"\S+\s*", text), None]:
+        said = {"delta": {} if piece is None else {"content": piece}} if chat else {"text": piece or ""}
+        ends = rest if piece is None else rest | {"finish_reason": None}
+        events.append({"choices": [ends | said]})
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    return "".join([*lines, "data: [DONE]\n\n"]).encode()
 
 
 @contextmanager

@@ -56,6 +56,9 @@ class Reply:
 class Server:
     """Sends requests to one model of one server; safe to share between threads."""
 
+    failure = ServerFailure
+    """What its methods raise."""
+
     def __init__(
         self,
         url: str,

@@ -6,7 +6,7 @@ a model's generation_config (no penalties, no forced tokens, no hidden temperatu
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -140,12 +140,44 @@ def generate_ids(
             rows = [_Row(*limits[index]) for index in batch]
             uniforms = noise([seeds[index] for index in batch], max(row.limit for row in rows))
             reader = Dialled(Source(model), dial)
-            _fill(
-                reader, [tuple(prompts[i]) for i in batch], rows, uniforms, sampling, stop_ids, pad_id, decode
-            )
+            begun = [tuple(prompts[i]) for i in batch]
+            for _ in _fill(reader, begun, rows, uniforms, sampling, stop_ids, pad_id, decode):
+                pass
             for index, row in zip(batch, rows, strict=True):
                 results[index] = Generated(row.ids, row.stopped_by or row.limited_by)
     return [result for result in results if result is not None]
+
+
+def stream_ids(
+    model: Any,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    stop_ids: frozenset[int],
+    seed: int,
+    decode: Decode | None = None,
+    dial: Dial | None = None,
+) -> Generator[int, None, Stop]:
+    """Yield the tokens of one completion as they are chosen, and return how it ended.
+
+    The tokens are those `generate_ids` gives this prompt and seed alone in a batch. Models must be in eval
+    mode. Between tokens nothing is held: two streams may be read in turn, and either left.
+
+    Raises:
+        DataError: a prompt that leaves the model no room to write.
+        ModelError: an id beyond the embedding, scores that are NaN.
+
+    """
+    models = [model] if dial is None else [model, dial.reference.model]
+    check_prompts(models, [prompt])
+    row = _Row(*_limit(models, len(prompt), sampling))
+    reader = Dialled(Source(model), dial)
+    steps = _fill(reader, [tuple(prompt)], [row], noise([seed], row.limit), sampling, stop_ids, 0, decode)
+    while True:
+        with torch.no_grad():
+            if next(steps, None) is None:
+                return row.stopped_by or row.limited_by
+        yield row.ids[-1]
 
 
 def check_prompts(
@@ -190,7 +222,8 @@ def _fill(
     stop_ids: frozenset[int],
     pad_id: int,
     decode: Decode | None,
-) -> None:
+) -> Iterator[int]:
+    """Write the rows, a token each per step; yields the number of tokens after every step."""
     choose = _chooser(sampling)
     device = reader.device
     places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
@@ -206,6 +239,7 @@ def _fill(
         for place, token in zip(active, tokens.tolist(), strict=True):
             rows[place].ids.append(token)
             rows[place].stopped_by = _ending(rows[place], token, sampling.stop, stop_ids, decode)
+        yield step + 1
         alive = [slot for slot, place in enumerate(active) if rows[place].stopped_by is None]
         if not alive:
             return
