@@ -11,7 +11,6 @@ GENERATE_GROUPS = ["Files", "Sampling", "Dial", "Server", "Speed"]
 GENERATE_ALIASES = {"max_tokens": "max_new_tokens", "n": "num_samples", "num_return_sequences": "num_samples"}
 """Accepted on the command line too."""
 
-LAYOUTS = ("alpacaeval", "arena-hard", "mt-bench")
 LOCAL_ONLY = ("reference", "dial", "skip_long", "batch_size", "dtype", "device", "attn_implementation")
 """Options about a model that is run here: a server decides these itself."""
 
@@ -83,6 +82,7 @@ class GenerateOptions(ModelOptions):
     format: Literal["tether", "alpacaeval", "arena-hard", "mt-bench"] = knob(
         "Files", "Layout of out: tether, alpacaeval, arena-hard or mt-bench.", "tether"
     )
+    generator: str | None = knob("Files", "Model's name in a layout; unset: as it is named here.", None)
     overwrite: bool = knob("Files", "Replace what an earlier run wrote to out.", False)
 
     num_samples: int = knob("Sampling", "Completions per prompt.", 1, gt=0)
@@ -93,6 +93,10 @@ class GenerateOptions(ModelOptions):
     def _layout_holds_samples(self) -> Self:
         if self.num_samples > 1 and self.format in ("alpacaeval", "arena-hard"):
             raise ValueError(f"num_samples: the {self.format} layout holds one answer per prompt")
+        if self.skip_long and self.format == "mt-bench":
+            raise ValueError("skip_long: mt-bench needs an answer in every turn")
+        if self.generator is not None and self.format == "tether":
+            raise ValueError("generator: is a name in a layout; choose one with format")
         return self
 
 

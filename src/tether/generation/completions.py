@@ -214,7 +214,8 @@ def _rows(stream: BinaryIO, out: Path, meta: Meta) -> list[Row]:
         )
     _same(meta_path(out), meta)
     whole = data.rfind(b"\n") + 1
-    stream.truncate(whole)
+    if whole < len(data):
+        stream.truncate(whole)
     rows: list[Row] = []
     for number, line in enumerate(data[:whole].splitlines(keepends=True), start=1):
         try:
@@ -247,6 +248,11 @@ def _same(path: Path, meta: Meta) -> None:
         raise RunFolderError(
             f"{path}: {field} was {before!r} and is {now!r} now; name another --out, or --overwrite"
         )
+
+
+def read_rows(out: Path) -> list[Row]:
+    """Return the rows of a finished file."""
+    return [Row.model_validate_json(line) for line in out.read_bytes().splitlines()]
 
 
 def append(stream: BinaryIO, rows: Iterable[Row]) -> None:

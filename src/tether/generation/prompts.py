@@ -13,6 +13,9 @@ from tether.data.sources import expand, iter_raw, labels
 from tether.errors import DataError
 from tether.records.rows import Content, Message, Origin, Preference, canonical_json
 
+NAMES = ("id", "prompt_id", "question_id", "uid")
+"""Columns that may name a row, the first that is there."""
+ABOUT = ("dataset", "datasplit")
 SHOWN = 3
 """Rows named in the message when rows are refused."""
 
@@ -22,10 +25,19 @@ class Prompt:
     """One prompt to answer."""
 
     id: str
-    """The row's own `id` or `prompt_id`, else `file:line`."""
+    """The row's own `id`, `prompt_id`, `question_id` or `uid`, else `file:line`."""
     content: Content
     tools: tuple[dict[str, Any], ...] = ()
     template_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    follow_ups: tuple[str, ...] = ()
+    """What the user says in later turns (MT-Bench), whatever the answers."""
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What a benchmark's row says of itself: dataset, datasplit."""
+
+    @property
+    def content_messages(self) -> tuple[Message, ...]:
+        """The content of a chat."""
+        return () if isinstance(self.content, str) else self.content
 
     @property
     def key(self) -> str:
@@ -89,10 +101,27 @@ def _text_lines(path: Path) -> Iterator[RawRow]:
 def _prompt(raw: RawRow) -> Prompt:
     if raw.value is None:
         raise RowProblem("row", raw.problem or "is unreadable", raw.kind)
+    given = next((raw.value[name] for name in NAMES if raw.value.get(name) is not None), None)
+    name = str(given) if isinstance(given, str | int) and not isinstance(given, bool) else str(raw.origin)
+    about = {key: raw.value[key] for key in ABOUT if isinstance(raw.value.get(key), str)}
+    if "turns" in raw.value and "prompt" not in raw.value:
+        first, *rest = _said_in_turn(raw.value["turns"])
+        return Prompt(name, ({"role": "user", "content": first},), follow_ups=tuple(rest), about=about)
     row = _row(raw.origin, raw.value)
-    given = raw.value.get("id", raw.value.get("prompt_id"))
-    name = str(given) if isinstance(given, str | int) and not isinstance(given, bool) else row.row_id
-    return Prompt(name, row.prompt, row.tools, row.template_arguments)
+    return Prompt(name, row.prompt, row.tools, row.template_arguments, about=about)
+
+
+def _said_in_turn(turns: Any) -> list[str]:
+    """Return what the user says in each turn: texts, or objects with `content`."""
+    parts = (
+        [turn.get("content") if isinstance(turn, dict) else turn for turn in turns]
+        if isinstance(turns, list)
+        else []
+    )
+    said = [part for part in parts if isinstance(part, str)]
+    if not said or len(said) != len(parts):
+        raise RowProblem("turns", "is no list of texts", "missing_field")
+    return said
 
 
 def _row(origin: Origin, value: dict[str, Any]) -> Preference:

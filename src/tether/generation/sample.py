@@ -28,6 +28,7 @@ from tether.generation.engines import (
     generate_ids,
     sampling_of,
 )
+from tether.generation.layouts import Answer, write_layout
 from tether.generation.prompts import Prompt, read_prompts
 from tether.generation.speaker import Machine, Speaker, dial_between, machine, open_reference, open_speaker
 from tether.generation.streams import context_length
@@ -51,29 +52,49 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
         ResourceError: a server gave no answer to some prompts; the others are written.
 
     """
-    sampling = sampling_of(config)
     prompts = read_prompts(config.prompts)
+    answer = _answerer(config, progress)
+    if config.format != "tether":
+        return write_layout(
+            config.format,
+            answer,
+            prompts,
+            Path(config.out),
+            model=config.generator or speaker_of(config.model, config.server)[1],
+            num_samples=config.num_samples,
+            overwrite=config.overwrite,
+        )
+    asked = next((prompt for prompt in prompts if prompt.follow_ups), None)
+    if asked is not None:
+        raise DataError(
+            f"{asked.id}: has {1 + len(asked.follow_ups)} turns; --format mt-bench answers them all"
+        )
+    return answer(prompts, Path(config.out), config.num_samples)
+
+
+def _answerer(config: GenerateConfig, progress: Progress | None) -> Answer:
+    """Open the model or server and return what writes its completions."""
+    sampling = sampling_of(config)
+    options: dict[str, Any] = {"overwrite": config.overwrite, "progress": progress}
     url, name = speaker_of(config.model, config.server)
-    options: dict[str, Any] = {
-        "num_samples": config.num_samples,
-        "overwrite": config.overwrite,
-        "progress": progress,
-    }
     if url is not None:
         server = client_module().Server(
             url, name, key=config.api_key_env, timeout=config.timeout, attempts=config.attempts
         )
         remote: Any = importlib.import_module("tether.generation.remote")
-        return remote.ask_file(server, prompts, Path(config.out), sampling, workers=config.workers, **options)
+        return lambda prompts, out, num_samples: remote.ask_file(
+            server, prompts, out, sampling, workers=config.workers, num_samples=num_samples, **options
+        )
     where = machine(config.device, config.dtype, config.attn_implementation)
     speaker = open_speaker(name, where)
     reference = None if config.reference is None else open_reference(config.reference, speaker, where)
-    return generate_file(
+    return lambda prompts, out, num_samples: generate_file(
         speaker,
         prompts,
-        Path(config.out),
+        out,
         sampling,
         where=where,
+        num_samples=num_samples,
         batch_size=config.batch_size,
         reference=reference,
         dial=config.dial,
