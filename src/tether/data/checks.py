@@ -210,7 +210,7 @@ class _Reader:
         return used
 
     def _tie(self, row: Preference) -> Preference | None:
-        if not is_tied(row):
+        if self.ties == "keep" or not is_tied(row):
             return row
         if self.ties == "soft" and row.role("chosen") is not None:
             self.ledger.add("ties_kept", row.row_id)

@@ -1,6 +1,8 @@
 """Parquet files as raw rows, a batch at a time. In its own file, so that a JSONL run never loads Arrow."""
 
-from collections.abc import Iterator
+import io
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tether.data.raw import RawRow
+from tether.errors import DataError
 from tether.records.rows import Origin
 
 BATCH = 256
@@ -55,3 +58,33 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(part) for key, part in value.items() if part is not None}
     return [_without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
+AS_JSON = ("tools", "chat_template_kwargs")
+"""Columns without one schema: written as JSON text, which every reader takes."""
+
+
+def parquet_bytes(path: Path, rows: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
+    """Return rows as the bytes of a Parquet file.
+
+    Raises:
+        DataError: a column holds values of different kinds.
+
+    """
+    names = list(dict.fromkeys(name for _, columns in rows for name in columns))
+    stream = io.BytesIO()
+    arrays: dict[str, pa.Array] = {}
+    for name in names:
+        try:
+            arrays[name] = pa.array([_stored(name, columns.get(name)) for _, columns in rows])
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{path}: Parquet cannot hold the column {name}: {reason}; write .jsonl"
+            ) from error
+    pq.write_table(pa.table(arrays), stream)
+    return stream.getvalue()
+
+
+def _stored(name: str, value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if name in AS_JSON and value is not None else value

@@ -7,7 +7,8 @@ from tether.data.fields import RowProblem
 from tether.records.rows import Completion, Preference
 
 Task = Literal["preference", "sft", "unpaired", "list", "any"]
-Ties = Literal["drop", "soft"]
+Ties = Literal["drop", "soft", "keep"]
+"""What becomes of equal scores: rows left out, pairs kept at probability one half, or rows as they are."""
 
 _UNPAIRED = {"chosen": "desirable", "rejected": "undesirable"}
 _RANKED = {"chosen": "rank-0", "rejected": "rank-1"}
