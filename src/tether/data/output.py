@@ -61,7 +61,8 @@ def _table(path: Path, rows: Written) -> bytes:
     names = list(dict.fromkeys(name for _, columns in rows for name in columns))
     stream = io.StringIO(newline="")
     mark = "\t" if ".tsv" in path.name.lower() else ","
-    writer = csv.writer(stream, delimiter=mark, lineterminator="\n")
+    # All cells are quoted: left to itself the writer leaves a lone carriage return bare, which ends a row.
+    writer = csv.writer(stream, delimiter=mark, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(names)
     for row_id, columns in rows:
         writer.writerow([_cell(path, row_id, name, columns.get(name)) for name in names])
