@@ -233,6 +233,8 @@ class TokenFinding(Record):
     """(bin's lower edge, share of types) of per-type means; types of any count."""
     falls: tuple[TypeFall, ...]
     """Types of count >= 100 that fell most."""
+    followed: tuple[TypeFall, ...]
+    """The types that fell most at the loosest strength of the same arm, here."""
     end: dict[str, float | None] = Field(default_factory=dict[str, float | None])
     """End token: mean log-ratio on chosen and rejected completions, count."""
     roles: dict[str, float] = Field(default_factory=dict[str, float])

@@ -23,6 +23,8 @@ WIDTH, HEIGHT = 460, 260
 FONT = "Helvetica Neue, Arial, Liberation Sans, sans-serif"
 INK, MUTED, GRID, PAPER = "#22262b", "#6a7178", "#e3e6e8", "#fffffe"
 BLUE, ORANGE, TEAL, GREY = "#1f6feb", "#c2570c", "#0f7b6c", "#a9b1b9"
+RAMP = ("#1b4f9c", "#2f7fc1", "#2a9d8f", "#6aa84f", "#b98f14", "#dd7d12", "#d1495b", "#8e2c6b")
+"""From tight to loose: one colour per strength of a study."""
 THEME = {
     INK: "ink",
     MUTED: "muted",
@@ -32,6 +34,7 @@ THEME = {
     ORANGE: "orange",
     TEAL: "teal",
     GREY: "grey",
+    **{colour: f"s{index}" for index, colour in enumerate(RAMP, start=1)},
 }
 """Colours of a file, and the style-sheet variable (`--chart-...`) that replaces each inside a page."""
 SERIES = (BLUE, ORANGE, TEAL, INK, MUTED, GREY)
@@ -85,6 +88,10 @@ class Axis:
     format: str | None = None
     whole: bool = False
     """Only whole numbers are marked: updates, counts."""
+    marks: tuple[float, ...] = ()
+    """A logarithmic axis, marked at these values."""
+    log: bool = False
+    """A logarithmic axis, marked at powers of ten."""
 
     def x(self, field: str) -> alt.X:
         """Return the horizontal encoding."""
@@ -101,11 +108,15 @@ class Axis:
         return alt.Y(f"{field}:Q", title=self.title or None, scale=scale, axis=self._axis(True))
 
     def _scale(self, *, nice: bool, edge: int) -> alt.Scale:
+        if self.marks or self.log:
+            return alt.Scale(type="log", nice=False, padding=14 if self.marks else edge)
         return alt.Scale(zero=self.zero, nice=nice, padding=edge)
 
     def _axis(self, grid: bool) -> alt.Axis:
         options: dict[str, Any] = {"grid": grid, "ticks": False, "tickCount": 5, "domain": not grid}
-        if self.whole:
+        if self.marks:
+            options |= {"values": list(self.marks), "format": "~g", "labelOverlap": "greedy"}
+        elif self.whole:
             options |= {"format": ",d", "tickMinStep": 1}
         elif self.format:
             options["format"] = self.format
@@ -134,24 +145,24 @@ def lines(
         rule: a level to compare with, drawn as a dashed line.
 
     """
-    colour = _colour(colours)
+    colour = colour_scale(colours)
     layers: list[alt.Chart] = []
     if rule is not None:
-        layers.append(_rule(rule))
+        layers.append(level_rule(rule))
     if band:
         shaded = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
         layers.append(
-            _chart(shaded)
+            layer(shaded)
             .mark_area(opacity=0.16)
             .encode(x=x.x("x"), y=y.y("low"), y2=alt.Y2("high"), color=colour)
         )
     loud = [row for row in rows if row["series"] not in quiet]
     thin = [row for row in rows if row["series"] in quiet]
     if thin:
-        layers.append(_chart(thin).mark_line(strokeWidth=1.25).encode(x=x.x("x"), y=y.y("y"), color=colour))
-    layers.append(_chart(loud).mark_line(strokeWidth=2).encode(x=x.x("x"), y=y.y("y"), color=colour))
+        layers.append(layer(thin).mark_line(strokeWidth=1.25).encode(x=x.x("x"), y=y.y("y"), color=colour))
+    layers.append(layer(loud).mark_line(strokeWidth=2).encode(x=x.x("x"), y=y.y("y"), color=colour))
     layers.append(
-        _chart(loud).mark_point(filled=True, size=26, opacity=1).encode(x=x.x("x"), y=y.y("y"), color=colour)
+        layer(loud).mark_point(filled=True, size=26, opacity=1).encode(x=x.x("x"), y=y.y("y"), color=colour)
     )
     return alt.LayerChart(layer=layers)
 
@@ -162,24 +173,24 @@ def frontier(rows: Rows, x: Axis, y: Axis, colours: Mapping[str, str], *, path: 
     What is gained (up) against what it costs (right): one run over its updates, or one point per run of a
     study. `label` names a point where it is not empty; `path` joins the points of a series.
     """
-    colour = _colour(colours)
+    colour = colour_scale(colours)
     layers: list[alt.Chart] = []
     if path:
         layers.append(
-            _chart(rows)
+            layer(rows)
             .mark_line(strokeWidth=1.5, opacity=0.55)
             .encode(x=x.x("x"), y=y.y("y"), color=colour, order=alt.Order("order:Q"))
         )
     up = [row for row in rows if row.get("low") is not None]
     across = [row for row in rows if row.get("left") is not None]
     layers += [
-        _chart(up)
+        layer(up)
         .mark_rule(strokeWidth=1.25)
         .encode(x=x.x("x"), y=y.y("low"), y2=alt.Y2("high"), color=colour),
-        _chart(across)
+        layer(across)
         .mark_rule(strokeWidth=1.25)
         .encode(x=x.x("left"), x2=alt.X2("right"), y=y.y("y"), color=colour),
-        _chart(rows).mark_point(filled=True, size=44, opacity=1).encode(x=x.x("x"), y=y.y("y"), color=colour),
+        layer(rows).mark_point(filled=True, size=44, opacity=1).encode(x=x.x("x"), y=y.y("y"), color=colour),
     ]
     middle = (min(row["x"] for row in rows) + max(row["x"] for row in rows)) / 2
     for right in (False, True):
@@ -187,7 +198,7 @@ def frontier(rows: Rows, x: Axis, y: Axis, colours: Mapping[str, str], *, path: 
         side: dict[str, Any] = (
             {"align": "right", "dx": -8, "dy": -12} if right else {"align": "left", "dx": 8, "dy": 12}
         )
-        text = _chart(named).mark_text(fontSize=12, color=MUTED, **side)
+        text = layer(named).mark_text(fontSize=12, color=MUTED, **side)
         layers.append(text.encode(x=x.x("x"), y=y.y("y"), text="label:N"))
     return alt.LayerChart(layer=layers)
 
@@ -196,12 +207,12 @@ def histogram(rows: Rows, x: Axis, *, mean: float, rule: float = 0.0) -> alt.Lay
     """Return bars of counts (`left, right, count`), a line at the mean and a dashed one at `rule`."""
     counts = Axis("prompts", zero=True, whole=True)
     bars = (
-        _chart(rows)
+        layer(rows)
         .mark_rect(color=BLUE, opacity=0.75, stroke=PAPER, strokeWidth=1)
         .encode(x=x.x("left"), x2=alt.X2("right"), y=counts.y("count"), y2=alt.Y2(datum=0))
     )
-    at_rule = _chart([{"at": rule}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x=x.x("at"))
-    at_mean = _chart([{"at": mean}]).mark_rule(color=INK, strokeWidth=2).encode(x=x.x("at"))
+    at_rule = layer([{"at": rule}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x=x.x("at"))
+    at_mean = layer([{"at": mean}]).mark_rule(color=INK, strokeWidth=2).encode(x=x.x("at"))
     return alt.LayerChart(layer=[bars, at_rule, at_mean])
 
 
@@ -262,15 +273,18 @@ def _svg(document: dict[str, Any]) -> str:
     return svg
 
 
-def _chart(rows: Rows) -> alt.Chart:
+def layer(rows: Rows) -> alt.Chart:
+    """Return a chart of rows to put marks on."""
     return alt.Chart(alt.Data(values=[dict(row) for row in rows]))
 
 
-def _rule(level: float) -> alt.Chart:
-    return _chart([{"level": level}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(y=alt.Y("level:Q"))
+def level_rule(level: float) -> alt.Chart:
+    """Return a dashed horizontal line: a level to compare with."""
+    return layer([{"level": level}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(y=alt.Y("level:Q"))
 
 
-def _colour(colours: Mapping[str, str]) -> alt.Color:
+def colour_scale(colours: Mapping[str, str]) -> alt.Color:
+    """Return the colour of each series, with a legend where there are several."""
     legend: Any = alt.Legend() if len(colours) > 1 else None
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     return alt.Color("series:N", scale=scale, legend=legend)

@@ -56,7 +56,11 @@ def findings(folder: Path, *, seed: int = 0) -> Findings:
         RunFolderError: no study here, nothing measured yet, or a damaged file.
 
     """
-    study = read_folder(folder)
+    return findings_of(read_folder(folder), seed=seed)
+
+
+def findings_of(study: Study, *, seed: int = 0) -> Findings:
+    """Return the findings of a study that was read."""
     record = study.record
     board = None if record.judge is None else board_of(study, record.judge)
     settings = setting_findings(study)
@@ -109,8 +113,8 @@ def findings(folder: Path, *, seed: int = 0) -> Findings:
         answers=tuple(answers),
         settings=tuple(_scored(board, tight, s) for s in settings),
         tight=tuple(tight),
-        comparisons=tuple(comparisons),
-        references=tuple(references),
+        comparisons=tuple(_described(settings, c) for c in comparisons),
+        references=tuple(_described(settings, c) for c in references),
         shuffled=tuple(shuffled),
         frontier=tuple(points(study, board)),
         laws=tuple(laws(board)),
@@ -179,6 +183,16 @@ def _scored(board: Board, tight: Sequence[Tight], finding: SettingFinding) -> Se
             "in_set": own is not None and finding.setting.name in own.set,
         }
     )
+
+
+def _described(settings: Sequence[SettingFinding], found: Comparison) -> Comparison:
+    """Add KL, length and entropy of both sides at their best."""
+    by_name = {s.setting.name: s for s in settings}
+    first, second = by_name[found.first_setting], by_name[found.second_setting]
+    numbers: dict[str, tuple[float | None, float | None]] = {"KL": (first.kl, second.kl)}
+    for field in ("tokens", "entropy"):
+        numbers[field] = (first.numbers.get(field), second.numbers.get(field))
+    return found.model_copy(update={"numbers": numbers})
 
 
 def _plain(board: Board, gains: Any) -> Estimate:

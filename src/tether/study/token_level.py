@@ -4,10 +4,12 @@ Every log-ratio is log policy - log start of a held-out completion's token, so t
 every objective and reference (RefDPO's is against its reference, which is the start model for `self`).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from tether.analysis import tokens
-from tether.records.findings import TokenFinding, TypeFall
+from tether.records.findings import Setting, TokenFinding, TypeFall
 from tether.records.study import MEASURES
 from tether.study.collect import Cell, Study
 from tether.study.tables import Tokens, read_table
@@ -25,9 +27,20 @@ def token_findings(study: Study) -> list[TokenFinding]:
         for setting in study.settings
         if study.of(setting)
     }
-    means = {setting: _by_type(found).means for setting, found in tables.items()}
-    low, high, width = _range([m for m in means.values()])
-    return [_finding(study, setting.name, found, low, high, width) for setting, found in tables.items()]
+    types = {setting: _by_type(found) for setting, found in tables.items()}
+    bins = _range([found.means for found in types.values()])
+    followed = {
+        arm: [fall[0] for fall in types[_loosest(types, arm)].largest_falls()]
+        for arm in {setting.arm for setting in types}
+    }
+    return [
+        _finding(study, setting.name, tables[setting], found, bins, followed[setting.arm])
+        for setting, found in types.items()
+    ]
+
+
+def _loosest(settings: Iterable[Setting], arm: str) -> Setting:
+    return min((s for s in settings if s.arm == arm), key=lambda s: s.beta or 0.0)
 
 
 def read_tokens(cell: Cell) -> Tokens:
@@ -60,9 +73,14 @@ def _range(means: list[tokens.Array]) -> tuple[float, float, float]:
 
 
 def _finding(
-    study: Study, name: str, found: list[Tokens], low: float, high: float, width: float
+    study: Study,
+    name: str,
+    found: list[Tokens],
+    types: tokens.TypeRatios,
+    bins: tuple[float, float, float],
+    followed: list[int],
 ) -> TokenFinding:
-    types = _by_type(found)
+    low, high, width = bins
     ratio = np.concatenate([ratios(t) for t in found])
     role = np.concatenate([np.array(t.role) for t in found])
     position = np.concatenate([t.position for t in found])
@@ -84,6 +102,11 @@ def _finding(
         falls=tuple(
             TypeFall(token=token_text(study, i), token_id=i, count=n, mean=mean)
             for i, n, mean in types.largest_falls()
+        ),
+        followed=tuple(
+            TypeFall(token=token_text(study, i), token_id=i, count=types.of(i)[0], mean=types.of(i)[1])
+            for i in followed
+            if types.of(i)[0]
         ),
         end=ends,
         roles={r: float(ratio[role == r].mean()) for r in roles},

@@ -1,0 +1,162 @@
+"""Tables of a study page, from its findings."""
+
+from collections.abc import Sequence
+
+from tether.records.findings import Comparison, Estimate, Findings, SettingFinding
+from tether.reports.tables import Table, count, decimals_for, number, percent, with_error
+
+
+def score_name(findings: Findings) -> str:
+    """Return what the judge's score is called."""
+    return (findings.judge or "score").replace("_", " ")
+
+
+def settings_table(findings: Findings) -> Table:
+    """Return every setting: score, gain, whether it is in the set, KL, flags."""
+    rows = tuple(
+        (
+            s.setting.name,
+            with_error(s.score, s.score_se),
+            f"{plain_text(s.gain)} ({range_text(s.gain)})" if s.gain is not None else "–",
+            _standing(s),
+            with_error(s.kl, s.kl_se),
+            number(s.kl_per_token, 3),
+            ", ".join(str(seed) for seed in s.seeds) or "–",
+            "; ".join([*s.degenerate, *s.missing]) or "",
+        )
+        for s in findings.settings
+    )
+    names = ("setting", score_name(findings), "gain over start", "beside the best", "KL from start")
+    return Table((*names, "KL per token", "seeds", "flags"), rows, frozenset({1, 2, 4, 5}))
+
+
+def _standing(s: SettingFinding) -> str:
+    if s.p_value is None:
+        return "–"
+    return (
+        f"not distinguishable (p {number(s.p_value, 2)})" if s.in_set else f"worse (p {number(s.p_value, 3)})"
+    )
+
+
+MEASURED = (
+    ("implicit accuracy", "implicit_accuracy", percent),
+    ("policy accuracy", "policy_accuracy", percent),
+    ("chosen log-ratio", "chosen_log_ratio", lambda v: number(v, 1)),
+    ("rejected log-ratio", "rejected_log_ratio", lambda v: number(v, 1)),
+    ("entropy", "entropy", lambda v: number(v, 2)),
+    ("tokens", "tokens", lambda v: number(v, 1)),
+    ("end by themselves", "end_rate", percent),
+    ("repeated 4-grams", "repetition", lambda v: percent(v, 1)),
+    ("tokens beyond 10 nats", "large_share", lambda v: percent(v, 1)),
+)
+
+
+def measured_table(findings: Findings) -> Table:
+    """Return what was measured beside the score, means over seeds, the start model first."""
+    rows = [("start", findings.start)] + [(s.setting.name, s.numbers) for s in findings.settings if s.cells]
+    body = tuple((name, *(text(values.get(field)) for _, field, text in MEASURED)) for name, values in rows)
+    columns = ("setting", *(title for title, _, _ in MEASURED))
+    return Table(columns, body, frozenset(range(1, len(columns))))
+
+
+def laws_table(findings: Findings) -> Table | None:
+    """Return the fitted laws."""
+    rows = tuple(
+        (
+            law.arm,
+            f"{number(law.alpha, 2)} ({_ends(law.alpha_interval)})",
+            f"{number(law.beta_hat, 2)} ({_ends(law.beta_hat_interval)})",
+            number(law.peak_kl, 1) if law.peak_kl is not None else "never turns",
+            number(law.residual_sd, 2),
+            count(law.n),
+        )
+        for law in findings.laws
+    )
+    columns = ("arm", "α (95 %)", "β̂ (95 %)", "highest at KL", "residual sd", "cells")
+    return Table(columns, rows, frozenset({1, 2, 3, 4, 5})) if rows else None
+
+
+def comparison_table(found: Sequence[Comparison]) -> Table | None:
+    """Return arms at their own best, with KL, length and entropy there."""
+    if not found:
+        return None
+    keys = list(dict.fromkeys(key for c in found for key in c.numbers))
+    rows = tuple(
+        (
+            f"{c.first} − {c.second}",
+            c.verdict,
+            f"{plain_text(c.difference)} ({range_text(c.difference)})",
+            c.first_setting,
+            c.second_setting,
+            *(" / ".join(number(v, 2) for v in c.numbers.get(key, (None, None))) for key in keys),
+        )
+        for c in found
+    )
+    columns = ("", "verdict", "difference", "best of the one", "best of the other", *keys)
+    return Table(columns, rows, frozenset({2, *range(5, 5 + len(keys))}))
+
+
+def equal_kl_table(found: Sequence[Comparison]) -> Table | None:
+    """Return arms at equal KL."""
+    rows = tuple(
+        (
+            f"{c.first} − {c.second}",
+            number(point.kl, 2),
+            number(point.first, 2),
+            number(point.second, 2),
+            f"{plain_text(point.difference)} ({range_text(point.difference)})",
+        )
+        for c in found
+        for point in c.equal_kl
+    )
+    columns = ("", "KL", "the one", "the other", "difference")
+    return Table(columns, rows, frozenset({1, 2, 3, 4})) if rows else None
+
+
+def shuffled_table(findings: Findings) -> Table | None:
+    """Return the label-shuffle control."""
+    rows = tuple(
+        (c.setting, number(c.gain, 2), number(c.shuffled_gain, 2), percent(c.share), range_text(c.difference))
+        for c in findings.shuffled
+    )
+    columns = ("setting", "gain", "gain on shuffled labels", "share", "difference")
+    return Table(columns, rows, frozenset({1, 2, 3, 4})) if rows else None
+
+
+def distance_table(findings: Findings) -> Table | None:
+    """Return how far each reference is from the start model."""
+    rows = tuple((d.reference, d.kind, number(d.per_token, 3)) for d in findings.distances)
+    return Table(("reference", "measured by", "nats per token"), rows, frozenset({2})) if rows else None
+
+
+def rules_table(findings: Findings) -> Table | None:
+    """Return what each rule would have chosen, and its regret where a world gives the truth."""
+    rows = tuple(
+        (
+            r.rule,
+            r.needs,
+            r.choice or "none",
+            "–" if r.regret is None else percent(r.regret.share) if r.regret.share is not None else "–",
+            "yes" if r.proven else "no",
+        )
+        for r in findings.rules
+    )
+    return Table(("rule", "needs", "choice", "regret", "in use"), rows, frozenset({3})) if rows else None
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return f"{number(interval[0], 2)} to {number(interval[1], 2)}"
+
+
+def plain_text(estimate: Estimate, *, signed: bool = False) -> str:
+    """Return an estimate to the digits its error allows."""
+    return number(estimate.estimate, decimals_for(estimate.se), signed=signed)
+
+
+def range_text(estimate: Estimate) -> str:
+    """Return an estimate's interval, or its error, or that there is none."""
+    if estimate.low is None or estimate.high is None:
+        return f"± {number(estimate.se, decimals_for(estimate.se))}" if estimate.se else "no interval"
+    decimals = decimals_for(estimate.se)
+    level = number(round(100 * estimate.level, 1))
+    return f"{level} %: {number(estimate.low, decimals)} to {number(estimate.high, decimals)}"
