@@ -48,13 +48,15 @@ def board(
         value for arm in means for value in (kl[arm] if kl else [1.0 + i for i in range(len(means[arm]))])
     ]
     rows = len(truth)
+    shared = rng.normal(size=(1, 1, prompts))
     scores: Array = (
         truth[:, None, None]
-        + prompt_sd * rng.normal(size=(1, 1, prompts))
+        + prompt_sd * shared
         + noise_sd * rng.normal(size=(rows, seeds, prompts))
         + seed_sd * rng.normal(size=(rows, seeds, 1))
     )
-    scores[0] = scores[0, :1] - (scores[0, :1].mean() - scores[0, 0].mean())
+    # One start model for all seeds: it has no luck in training.
+    scores[0] = start + prompt_sd * shared[0] + noise_sd * rng.normal(size=prompts)
     return Board(
         settings=tuple(settings),
         scores=scores,

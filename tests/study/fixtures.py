@@ -76,6 +76,7 @@ def make_study(
         if cell.state == "finished":
             far = math.sqrt(0.35 / math.sqrt(cell.factors.beta or 1.0)) + rng.normal(0, shape.seed_sd)
             _write_model(home / "measures", rng, shape, rows, mood, texts, start, far, cell)
+            write_lines(home / "metrics.jsonl", _learning(far))
     _write_dial(folder, rng, shape, rows, mood, cells)
     prompts = [{"row_id": row, "prompt": f"Where is order {i}?"} for i, row in enumerate(rows)]
     write_lines(folder / "shared" / "prompts.jsonl", prompts)
@@ -130,6 +131,22 @@ def _cell(
         attempts=1,
         seconds={"train": 12.0, "measure": 3.0},
     )
+
+
+def _learning(far: float) -> list[dict[str, Any]]:
+    """Return held-out metrics over five evaluations, as `tether train` logs them."""
+    return [
+        {
+            "step": 20 * k,
+            "epoch": k / 4,
+            "phase": "eval",
+            "eval_loss": 0.693 - 0.05 * far * k / 4,
+            "eval_rewards/accuracies": 0.5 + 0.3 * k / 4,
+            "eval_logratios/chosen": -0.15 * far * k / 4,
+            "eval_logratios/rejected": -0.45 * far * k / 4,
+        }
+        for k in range(5)
+    ]
 
 
 def _ids(rng: np.random.Generator, length: int) -> list[int]:

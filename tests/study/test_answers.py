@@ -43,6 +43,7 @@ def test_studies_of_identical_cells_rarely_say_supported(seeds: int, seed_sd: fl
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("seeds", "seed_sd", "prompts"), [(1, 0.0, 60), (1, 0.0, 8), (3, 0.0, 60), (3, 0.3, 60), (5, 0.5, 60)]
 )

@@ -102,4 +102,5 @@ def _peak(own: list[SettingFinding], asked: Tight | None) -> str:
 
 
 def _names(settings: list[SettingFinding]) -> str:
-    return " and ".join(s.setting.name for s in settings)
+    names = [s.setting.name for s in settings]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

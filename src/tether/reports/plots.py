@@ -115,7 +115,9 @@ class Axis:
     def _axis(self, grid: bool) -> alt.Axis:
         options: dict[str, Any] = {"grid": grid, "ticks": False, "tickCount": 5, "domain": not grid}
         if self.marks:
-            options |= {"values": list(self.marks), "format": "~g", "labelOverlap": "greedy"}
+            # An expression, because a format would hide all labels but those of powers of ten.
+            options |= {"values": list(self.marks), "labelExpr": "format(datum.value, '~g')"}
+            options |= {"labelOverlap": "greedy", "tickCount": 100}
         elif self.whole:
             options |= {"format": ",d", "tickMinStep": 1}
         elif self.format:
@@ -234,9 +236,11 @@ def bins(values: Sequence[float], wanted: int = 20) -> list[dict[str, float]]:
 
 def specification(chart: alt.LayerChart, title: str = "") -> dict[str, Any]:
     """Return the chart as Vega-Lite in the house style, with a title where one is given."""
-    shape = {"width": WIDTH, "height": HEIGHT, "autosize": {"type": "fit", "contains": "padding"}}
+    document = chart.to_dict(validate=False)
+    height = document.get("height", HEIGHT)
+    shape = {"width": WIDTH, "height": height, "autosize": {"type": "fit", "contains": "padding"}}
     named = {"title": title} if title else {}
-    return chart.to_dict(validate=False) | shape | named | {"config": STYLE}
+    return document | shape | named | {"config": STYLE}
 
 
 def inline_svg(chart: alt.LayerChart, prefix: str, label: str) -> Markup:
@@ -283,8 +287,18 @@ def level_rule(level: float) -> alt.Chart:
     return layer([{"level": level}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(y=alt.Y("level:Q"))
 
 
-def colour_scale(colours: Mapping[str, str]) -> alt.Color:
-    """Return the colour of each series, with a legend where there are several."""
-    legend: Any = alt.Legend() if len(colours) > 1 else None
+def colour_scale(
+    colours: Mapping[str, str], *, unnamed: Sequence[str] = (), symbol: str | None = None
+) -> alt.Color:
+    """Return the colour of each series, with a legend where there are several; `unnamed` are not in it.
+
+    `symbol` is Vega's name of the legend's marks, a stroke where it is not given.
+    """
+    named = [name for name in colours if name not in unnamed]
+    wide = max((len(name) for name in named), default=0)
+    options: dict[str, Any] = {"columns": max(1, min(len(named), 72 // (wide + 6))), "labelLimit": 400}
+    if symbol:
+        options |= {"symbolType": symbol, "symbolStrokeWidth": 0, "symbolSize": 90}
+    legend: Any = alt.Legend(values=named, **options) if len(named) > 1 else None
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     return alt.Color("series:N", scale=scale, legend=legend)

@@ -8,6 +8,7 @@ from tether.records.findings import Comparison, Findings, Law, Point, SettingFin
 from tether.reports import plots, study_plots
 from tether.reports.figures import Figure
 from tether.reports.plots import BLUE, GREY, INK, ORANGE, SERIES, Axis
+from tether.reports.tables import number
 from tether.reports.verbatim import visible_controls
 
 START, OPTIMUM = "start", "exact optimum"
@@ -50,7 +51,7 @@ def comparison_figure(name: str, title: str, found: Sequence[Comparison], unit: 
     if not rows:
         return []
     chart = study_plots.differences(rows, Axis(f"difference in {unit}"))
-    level = f"{100 * found[0].difference.level:.4g}"
+    level = number(round(100 * found[0].difference.level, 1))
     text = f"Best setting of the one less best setting of the other; all {level} % intervals hold together."
     return [Figure(name, title, text, chart, tuple(rows))]
 
@@ -87,13 +88,14 @@ def knob_figures(findings: Findings) -> list[Figure]:
 
 def learning_figures(findings: Findings) -> list[Figure]:
     """Return the learning curves of the main arm, one line per strength."""
-    order = [s.setting.name for s in settings_of(findings, main_arm(findings))]
+    brief = _brief(findings)
+    order = list(brief.values())
     found: list[Figure] = []
     for index, metric in enumerate(dict.fromkeys(curve.metric for curve in findings.curves)):
         rows = [
-            {"x": x, "y": y, "series": curve.setting}
+            {"x": x, "y": y, "series": brief[curve.setting]}
             for curve in findings.curves
-            if curve.metric == metric and curve.setting in order
+            if curve.metric == metric and curve.setting in brief
             for x, y in curve.points
         ]
         names = [name for name in order if any(row["series"] == name for row in rows)]
@@ -109,9 +111,9 @@ def learning_figures(findings: Findings) -> list[Figure]:
 
 def token_figures(findings: Findings) -> list[Figure]:
     """Return RefDPO's figures 1 and 2, the end token and positions, for the main arm."""
-    order = [s.setting.name for s in settings_of(findings, main_arm(findings))]
-    own = {t.setting: t for t in findings.tokens if t.setting in order}
-    names = [name for name in order if name in own]
+    brief = _brief(findings)
+    own = {brief[t.setting]: t for t in findings.tokens if t.setting in brief}
+    names = [name for name in brief.values() if name in own]
     if not names:
         return []
     colours = study_plots.ramp(names)
@@ -129,6 +131,15 @@ def token_figures(findings: Findings) -> list[Figure]:
         )
         found.append(Figure("by_position", "By position", text, chart, tuple(rows)))
     return [figure for figure in found if figure is not None]
+
+
+def _brief(findings: Findings) -> dict[str, str]:
+    """Return the strengths of the main arm, tight to loose, and the shortest name of each."""
+    arm = main_arm(findings)
+    return {
+        s.setting.name: s.setting.name.removeprefix(arm).strip() or s.setting.name
+        for s in settings_of(findings, arm)
+    }
 
 
 def _marks(settings: Sequence[SettingFinding]) -> tuple[float, ...]:
@@ -159,7 +170,7 @@ def _frontier(findings: Findings) -> Figure | None:
         ]
     score = (findings.judge or "score").replace("_", " ")
     chart = study_plots.tradeoff(
-        points, Axis(KL, zero=True), Axis(score), colours, faint=faint, curves=curves
+        points, Axis(KL, zero=True), Axis(score), colours, faint=faint, curves=curves, unnamed=(START,)
     )
     text = (
         "One point per setting, bars one standard error; small rings are single seeds. Dashed: the law "
@@ -175,16 +186,18 @@ def _frontier(findings: Findings) -> Figure | None:
 def _means(findings: Findings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     points: list[dict[str, Any]] = []
     faint: list[dict[str, Any]] = []
-    single = len({s.setting.arm for s in findings.settings if s.cells}) > 1
+    main = main_arm(findings)
+    ends = {p.arm: [q.dial for q in findings.frontier if q.arm == p.arm] for p in findings.frontier}
     for p in findings.frontier:
         if not p.setting:
-            points.append(_point(p, f"{p.dial:g}" if p.dial is not None else START))
+            last = p.dial is not None and p.dial in (ends[p.arm][0], ends[p.arm][-1])
+            points.append(_point(p, START if p.dial is None else f"dial {p.dial:g}" if last else ""))
     for s in findings.settings:
         own = [p for p in findings.frontier if p.setting == s.setting.name]
         if not own or s.score is None or s.kl is None:
             continue
         row: dict[str, Any] = {"x": s.kl, "y": s.score, "series": s.setting.arm}
-        row["label"] = "" if s.setting.beta is None or (single and not s.in_set) else f"β {s.setting.beta:g}"
+        row["label"] = "" if s.setting.beta is None or s.setting.arm != main else f"β {s.setting.beta:g}"
         if s.score_se is not None:
             row |= {"low": s.score - s.score_se, "high": s.score + s.score_se}
         if s.kl_se is not None:
@@ -197,6 +210,7 @@ def _means(findings: Findings) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 def _point(p: Point, label: str) -> dict[str, Any]:
     row: dict[str, Any] = {"x": p.kl, "y": p.score, "series": p.arm, "label": label}
+    row["above"] = p.dial is not None
     if p.score_se is not None:
         row |= {"low": p.score - p.score_se, "high": p.score + p.score_se}
     return row
@@ -234,8 +248,8 @@ def _strengths(findings: Findings) -> Figure | None:
     chart = study_plots.strengths(rows, _beta_axis(measured), Axis(f"gain in {score}"), colours)
     level = next((s.gain.level for s in measured if s.gain is not None), 0.95)
     text = (
-        f"Gain over the start model (dashed: none) with {100 * level:.4g} % intervals that hold together for "
-        "all settings of an arm. Ringed: the rule's choice."
+        f"Gain over the start model (dashed: none) with {number(round(100 * level, 1))} % intervals that "
+        "hold together for all settings of an arm. Ringed: the choice of the rule."
     )
     return Figure("beta_curve", "Gain by β", text, chart, tuple(rows))
 
@@ -330,7 +344,8 @@ def _falls(own: dict[str, Any], names: Sequence[str], colours: dict[str, str]) -
 
 
 def _end(findings: Findings, own: dict[str, Any]) -> Figure | None:
-    betas = {s.setting.name: s.setting.beta for s in findings.settings}
+    brief = _brief(findings)
+    betas = {brief[s.setting.name]: s.setting.beta for s in findings.settings if s.setting.name in brief}
     rows: list[dict[str, Any]] = [
         {"x": betas[name], "y": token.end.get(role), "series": role}
         for role in ("chosen", "rejected")

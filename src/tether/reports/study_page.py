@@ -161,7 +161,6 @@ def tiles_of(findings: Findings) -> list[Tile]:
     tiles: list[Tile] = []
     if findings.recommended is not None and findings.interval is not None:
         gain = findings.interval
-        tiles.append(Tile("Recommended", findings.recommended.name, findings.recommended.arm))
         tiles.append(
             Tile(
                 f"Gain in {score_name(findings)}",

@@ -1,6 +1,7 @@
 """Charts only a study has: gain against KL with the law, a ramp of strengths, dots per token, differences."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 
@@ -14,14 +15,21 @@ def ramp(names: Sequence[str]) -> dict[str, str]:
 
 
 def tradeoff(
-    points: Rows, x: Axis, y: Axis, colours: Mapping[str, str], *, faint: Rows = (), curves: Rows = ()
+    points: Rows,
+    x: Axis,
+    y: Axis,
+    colours: Mapping[str, str],
+    *,
+    faint: Rows = (),
+    curves: Rows = (),
+    unnamed: Sequence[str] = (),
 ) -> alt.LayerChart:
     """Return labelled points with error bars, single seeds behind them, and curves (`x, y, series`).
 
     `points` are `x, y, series, label, low, high, left, right`; curves with `dashed` are drawn so, and `low`,
     `high` shade a band.
     """
-    colour = colour_scale(colours)
+    colour = colour_scale(colours, unnamed=unnamed)
     layers: list[alt.Chart] = []
     banded = [row for row in curves if row.get("low") is not None]
     if banded:
@@ -50,10 +58,14 @@ def tradeoff(
         layer(points)
         .mark_point(filled=True, size=52, opacity=1)
         .encode(x=x.x("x"), y=y.y("y"), color=colour),
-        layer([row for row in points if row.get("label")])
-        .mark_text(fontSize=12, color=MUTED, align="left", dx=7, dy=11)
-        .encode(x=x.x("x"), y=y.y("y"), text="label:N"),
     ]
+    for above in (False, True):
+        told = [row for row in points if row.get("label") and bool(row.get("above")) == above]
+        side: dict[str, Any] = (
+            {"dx": 0, "dy": -13, "align": "center"} if above else {"dx": 7, "dy": 11, "align": "left"}
+        )
+        text = layer(told).mark_text(fontSize=12, color=MUTED, **side)
+        layers.append(text.encode(x=x.x("x"), y=y.y("y"), text="label:N"))
     return alt.LayerChart(layer=layers)
 
 
@@ -78,7 +90,8 @@ def dots(rows: Rows, x: Axis, order: Sequence[str], colours: Mapping[str, str]) 
     names = alt.Y("name:N", sort=list(order), title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
     zero = layer([{"at": 0.0}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x=x.x("at"))
     points = layer(rows).mark_point(filled=True, size=60, opacity=0.95)
-    return alt.LayerChart(layer=[zero, points.encode(x=x.x("x"), y=names, color=colour_scale(colours))])
+    colour = colour_scale(colours, symbol="circle")
+    return alt.LayerChart(layer=[zero, points.encode(x=x.x("x"), y=names, color=colour)])
 
 
 def differences(rows: Rows, x: Axis) -> alt.LayerChart:
@@ -95,5 +108,6 @@ def differences(rows: Rows, x: Axis) -> alt.LayerChart:
             zero,
             layer(rows).mark_rule(strokeWidth=2, color=INK).encode(x=x.x("low"), x2=alt.X2("high"), y=names),
             layer(rows).mark_point(filled=True, size=64, opacity=1, color=INK).encode(x=x.x("x"), y=names),
-        ]
+        ],
+        height=70 + 34 * len(rows),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tether.records.findings import Comparison, Estimate, Findings, SettingFinding
+from tether.records.findings import Comparison, Estimate, Findings
 from tether.reports.tables import Table, count, decimals_for, number, percent, with_error
 
 
@@ -18,24 +18,21 @@ def settings_table(findings: Findings) -> Table:
             s.setting.name,
             with_error(s.score, s.score_se),
             f"{plain_text(s.gain)} ({range_text(s.gain)})" if s.gain is not None else "–",
-            _standing(s),
+            "–" if s.p_value is None else "not distinguishable" if s.in_set else "worse",
+            "–" if s.p_value is None else _p_text(s.p_value),
             with_error(s.kl, s.kl_se),
             number(s.kl_per_token, 3),
-            ", ".join(str(seed) for seed in s.seeds) or "–",
+            ",\u00a0".join(str(seed) for seed in s.seeds) or "–",
             "; ".join([*s.degenerate, *s.missing]) or "",
         )
         for s in findings.settings
     )
-    names = ("setting", score_name(findings), "gain over start", "beside the best", "KL from start")
-    return Table((*names, "KL per token", "seeds", "flags"), rows, frozenset({1, 2, 4, 5}))
+    names = ("setting", score_name(findings), "gain over start", "beside the best", "p", "KL from start")
+    return Table((*names, "KL per token", "seeds", "flags"), rows, frozenset({1, 2, 4, 5, 6}))
 
 
-def _standing(s: SettingFinding) -> str:
-    if s.p_value is None:
-        return "–"
-    return (
-        f"not distinguishable (p {number(s.p_value, 2)})" if s.in_set else f"worse (p {number(s.p_value, 3)})"
-    )
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else number(p, 3 if p < 0.1 else 2)
 
 
 MEASURED = (

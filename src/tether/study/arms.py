@@ -94,9 +94,11 @@ def equal_kl(board: Board, first: Side, second: Side, *, seed: int) -> list[Equa
 def _along(scores: Array, kl: Array, rows: Sequence[int], targets: Array) -> Array:
     """Return [draws, targets]: scores interpolated in KL from the start model through `rows`."""
     columns = [0, *rows]
-    found = np.empty((len(scores), len(targets)))
-    for draw in range(len(scores)):
-        x = np.maximum(kl[draw, columns], 0.0)
-        order = np.argsort(x, kind="stable")
-        found[draw] = np.interp(targets, x[order], scores[draw, columns][order])
-    return found
+    x = np.maximum(kl[:, columns], 0.0)
+    order = np.argsort(x, axis=1, kind="stable")
+    x, y = np.take_along_axis(x, order, 1), np.take_along_axis(scores[:, columns], order, 1)
+    right = np.clip((x[:, :, None] <= targets).sum(axis=1), 1, len(columns) - 1)
+    ends = [np.take_along_axis(table, place, 1) for place in (right - 1, right) for table in (x, y)]
+    x0, y0, x1, y1 = ends
+    share = np.divide(targets - x0, x1 - x0, out=np.ones_like(x0), where=x1 > x0)
+    return y0 + (y1 - y0) * np.clip(share, 0.0, 1.0)

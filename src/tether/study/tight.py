@@ -156,6 +156,9 @@ def _notes(board: Board, picked: _Picked, chosen: int | None) -> list[str]:
         )
     if chosen is None and 0 in picked.found.members:
         notes.append(_what_would_help(board, picked))
+    end = _at_an_end(board, picked)
+    if end:
+        notes.append(end)
     flagged = [
         f"{setting.name} ({'; '.join(reasons)})"
         for setting, reasons in zip(board.settings, board.degenerate, strict=True)
@@ -164,6 +167,19 @@ def _notes(board: Board, picked: _Picked, chosen: int | None) -> list[str]:
     if flagged:
         notes.append(f"Left out as degenerate: {', '.join(flagged)}.")
     return notes
+
+
+def _at_an_end(board: Board, picked: _Picked) -> str:
+    """Say that the best-looking strength is the last tried on its side, where that is so."""
+    betas = [board.setting(row).beta for row in picked.rows[1:]]
+    tried = sorted({beta for beta in betas if beta is not None})
+    best = betas[picked.looking - 1]
+    if len(tried) < 2 or best not in (tried[0], tried[-1]) or picked.found.means[picked.looking] <= 0:
+        return ""
+    side, nearer = ("loosest", "smaller") if best == tried[0] else ("tightest", "larger")
+    return (
+        f"β {best:g} is the {side} tried: the best may lie at a {nearer} β, which tether study add can try."
+    )
 
 
 def _what_would_help(board: Board, picked: _Picked) -> str:
