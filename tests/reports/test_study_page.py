@@ -12,7 +12,7 @@ import pytest
 
 from tests.reports.reading import Page
 from tests.reports.test_chromium import CHROMIUM, opened
-from tests.reports.test_page import HIDDEN, PAYLOADS
+from tests.reports.test_page import PAYLOADS
 from tests.study.fixtures import Shape, make_study
 from tether.records.findings import Findings, read_findings
 from tether.records.results import write_json, write_lines
@@ -20,6 +20,10 @@ from tether.records.study import read_study
 from tether.reports.knob import knob_text
 from tether.reports.study_examples import SHADES, Picture, coloured
 from tether.study.report import write_study_report
+
+INVISIBLE = re.compile(
+    "[\\u00ad\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\U000e0000-\\U000e007f\\x00-\\x08\\x0b-\\x1f]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,8 @@ def test_verdicts_come_first_and_say_what_the_findings_say(page: Page, found: Fi
     assert text.index(found.answers[0].sentence) < text.index("What was gained and what it cost")
     for section in (
         "Do you need a reference?", "Which reference?", "What the knob did", "How it learnt",
-        "Token by token", "The same prompt, every strength", "Everything measured", "What exactly was run", "How to repeat it",
+        "Token by token", "The same prompt, every strength", "Everything measured", "What exactly was run",
+        "How to repeat it",
         "tether study study.yaml", "beta: [1.0, 0.1, 0.01]",
     ):  # fmt: skip
         assert section in text, section
@@ -183,7 +188,7 @@ def test_nothing_a_page_shows_can_run(tmp_path: Path) -> None:
     page = Page(html)
     assert not page.find("script") and not page.find("iframe") and not page.find("object")
     assert not [e for e in page.elements if any(name.startswith("on") for name in e.attributes)]
-    assert not HIDDEN.search(html)
+    assert not INVISIBLE.search(html)
 
 
 @pytest.mark.slow
