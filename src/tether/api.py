@@ -40,6 +40,7 @@ from tether.records.results import RunRecord
 from tether.reports.card import write_card
 from tether.reports.page import write_report
 from tether.tokens.render import Renderer
+from tether.training.hardware import memory_of
 from tether.training.merge import MergeRecord, merge_adapter
 from tether.training.plan import model_on_meta, plan_run
 from tether.training.policy import IN_MEMORY, InMemory, load_texts
@@ -134,9 +135,11 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     tokenizer, stops = load_texts(config, None)
     renderer = Renderer(tokenizer, stops, score_turns=config.score_turns)
     prepared = prepared_rows(config, renderer, Shared())
-    model = model_on_meta(config_summary(Path(config.model_name_or_path)))
-    budget = config.max_tokens_per_microbatch or default_budget(device_of(config.device))
-    return asdict(plan_run(config, model, prepared.train.groups, budget=budget))
+    model = model_on_meta(config_summary(Path(config.model_name_or_path)), config)
+    device = device_of(config.device)
+    budget = config.max_tokens_per_microbatch or default_budget(device)
+    groups = prepared.train.groups
+    return asdict(plan_run(config, model, groups, budget=budget, memory=memory_of(device)))
 
 
 def report(run: str | Path, *, page: Path | None = None) -> Path:

@@ -15,8 +15,11 @@ from torch import Tensor
 from tether.errors import ModelError
 from tether.generation.streams import Dial, Dialled, Source, evaluating, left_padded, vocabulary_size
 
-PIECE = 2**24
-"""Scores per model held at once (fp32: 64 MiB); a piece of a sequence is as long as this allows."""
+PIECE = 2**22
+"""Scores per model held at once (fp32: 16 MiB); a piece of a sequence is as long as this allows."""
+
+SHORTEST = 8
+"""Tokens a piece has at least: with a huge vocabulary, reading token by token would cost more than memory."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def divergence(
     pad_id: int = 0,
     batch_size: int = 16,
     dial: Dial | None = None,
-    piece: int = PIECE,
+    piece: int | None = None,
 ) -> Along:
     """Compare the policy with other models along completions; with a dial, the dialled distribution.
 
@@ -73,7 +76,8 @@ def divergence(
                     readers[name] = Dialled(other)
             batch = _Batch([prompts[i] for i in rows], [completions[i] for i in rows], pad_id)
             per_token = max(vocabulary_size(model) for model in models) * len(rows)
-            step = batch.width if any(r.recurrent for r in readers.values()) else max(1, piece // per_token)
+            room = piece or max(PIECE, SHORTEST * per_token)
+            step = batch.width if any(r.recurrent for r in readers.values()) else max(1, room // per_token)
             index = torch.tensor(rows)
             for first in range(0, batch.width, step):
                 logs = {n: batch.read(reader, first, step).log_softmax(-1) for n, reader in readers.items()}

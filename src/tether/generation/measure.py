@@ -25,6 +25,9 @@ from tether.records.protocols import Evaluator
 from tether.records.results import Measurement
 from tether.records.rows import Content, canonical_json
 
+SAMPLES_AT_ONCE = 16
+"""Samples written, and read again, together: what they need at once grows with it."""
+
 MeasuredSample = dict[str, Any]
 """One sample and its numbers, ready for JSON; entropy, KL and log-ratios are sums over its tokens, in nats.
 
@@ -58,7 +61,7 @@ def measure(
     evaluators: Sequence[Evaluator] = (),
     decode: Decode | None = None,
     pad_id: int = 0,
-    batch_size: int = 16,
+    batch_size: int = SAMPLES_AT_ONCE,
 ) -> tuple[Measurement, list[MeasuredSample]]:
     """Sample the policy and measure it; the same seed gives the same noise at every step of a run.
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -27,10 +28,31 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return result
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Memory before a run, in bytes: what this process holds, and what is free for it in all."""
+
+    process: int
+    """Resident bytes of the process; 0 on an accelerator, whose memory holds tensors alone."""
+    available: int
+    """Bytes a run may use, those the process holds already among them."""
+
+
+def memory_of(device: torch.device) -> Memory:
+    """Return the memory at hand on a device."""
+    if device.type == "cuda":
+        return Memory(0, torch.cuda.mem_get_info(device)[0])
+    held = _kib("/proc/self/status", "VmRSS") * 1024
+    return Memory(held, held + _kib("/proc/meminfo", "MemAvailable") * 1024)
+
+
+def _kib(path: str, name: str) -> int:
+    with open(path, encoding="ascii") as stream:
+        return int(next(line for line in stream if line.startswith(name)).split()[1])
+
+
 def peak_memory(device: torch.device) -> float:
     """Return the peak memory so far, MiB: of the accelerator, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    with open("/proc/self/status", encoding="ascii") as stream:
-        line = next(line for line in stream if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    return _kib("/proc/self/status", "VmHWM") / 1024

@@ -1,7 +1,7 @@
 """What a run will cost, from arithmetic: updates, tokens, peak memory, and the budget that fits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tether.config.train import TrainConfig
-from tether.policies.adapters import trainable
+from tether.generation.divergence import PIECE, SHORTEST
+from tether.generation.measure import SAMPLES_AT_ONCE
+from tether.policies.adapters import add_lora, trainable
 from tether.tokens.render import EncodedGroup
+from tether.training.hardware import Memory
+from tether.training.score import uses_bf16
 
 
 def total_updates(config: TrainConfig, updates_per_epoch: int) -> int:
@@ -18,6 +22,13 @@ def total_updates(config: TrainConfig, updates_per_epoch: int) -> int:
     if config.max_steps > 0:
         return config.max_steps
     return max(1, math.ceil(config.num_train_epochs * updates_per_epoch))
+
+
+RETAINED = 1.4
+"""What the CPU's allocator holds per byte of tensors that come and go, measured (docs/performance.md)."""
+
+HEADROOM = 0.9
+"""Share of the memory at hand that the largest budget may fill."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +41,22 @@ class Plan:
     tokens_per_epoch: int
     completion_tokens_per_epoch: int
     token_budget: int
+    process_mib: float
+    """The interpreter, the libraries and the prepared rows (this process, now); 0 on an accelerator."""
     weights_mib: float
     gradients_mib: float
     optimizer_mib: float
     start_copy_mib: float
     activations_mib: float
     head_mib: float
+    sampling_mib: float
+    """Caches and distributions while samples are measured; never at once with activations and head."""
+    retained_mib: float
+    """What the CPU's allocator keeps beyond the tensors alive."""
     peak_mib: float
+    available_mib: float
+    largest_token_budget: int
+    """The largest budget whose peak fills at most 90 % of what is available; 0 where none does."""
 
 
 def activation_bytes_per_token(config: Any, *, checkpointing: bool, bytes_per_value: int = 4) -> float:
@@ -57,24 +77,45 @@ def activation_bytes_per_token(config: Any, *, checkpointing: bool, bytes_per_va
     return float(bytes_per_value * (kept + 2 * hidden))
 
 
-def plan_run(config: TrainConfig, model: Any, groups: Sequence[EncodedGroup], *, budget: int) -> Plan:
-    """Plan a run over encoded rows, for a model that may be on the meta device."""
+def cache_bytes_per_token(config: Any, *, bytes_per_value: int = 4) -> float:
+    """Return what one token of a sample keeps in the key-value cache of one model, in bytes."""
+    heads = int(config.num_attention_heads)
+    groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return float(bytes_per_value * 2 * int(config.num_hidden_layers) * groups * width)
+
+
+def plan_run(
+    config: TrainConfig, model: Any, groups: Sequence[EncodedGroup], *, budget: int, memory: Memory
+) -> Plan:
+    """Plan a run over encoded rows, for a model (with its adapter) that may be on the meta device."""
     mib = 2**20
     per_epoch = math.ceil(len(groups) / config.pairs_per_update)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    parameters = list(model.parameters())
     learning = sum(p.numel() for p in trainable(model).values())
+    frozen = 2 if config.use_peft and uses_bf16(config) else 4
+    weights = 4 * learning + frozen * (sum(p.numel() for p in parameters) - learning)
     prompt = sum(len(g.prompt_ids) for g in groups)
     completion = sum(len(c.ids) for g in groups for c in g.completions)
-    width = 2 if config.bf16 else 4
     longest = max((len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in groups), default=0)
-    live = max(min(budget, prompt + completion), longest)
-    activations = live * activation_bytes_per_token(
-        model.config, checkpointing=config.gradient_checkpointing, bytes_per_value=width
+    per_token = activation_bytes_per_token(
+        model.config,
+        checkpointing=config.gradient_checkpointing,
+        bytes_per_value=2 if uses_bf16(config) else 4,
     )
     # Logits, their log-softmax and the gradient of one chunk, fp32.
     head = 3 * 4 * min(config.head_chunk, completion) * int(model.config.vocab_size)
     copy = weights if config.measure_prompts and not config.use_peft else 0
-    parts = [weights, 4 * learning, 8 * learning, copy, activations, head]
+    sampling = _sampling(config, model.config, groups) if config.measure_prompts else 0.0
+    fixed = memory.process + weights + 12 * learning + copy
+    factor = RETAINED if memory.process else 1.0
+
+    def peak(tokens: int) -> float:
+        live = max(min(tokens, prompt + completion), longest)
+        return fixed + factor * max(live * per_token + head, sampling)
+
+    activations = max(min(budget, prompt + completion), longest) * per_token
+    passing = max(activations + head, sampling)
     return Plan(
         rows=len(groups),
         updates=total_updates(config, per_epoch),
@@ -82,17 +123,43 @@ def plan_run(config: TrainConfig, model: Any, groups: Sequence[EncodedGroup], *,
         tokens_per_epoch=prompt + completion,
         completion_tokens_per_epoch=completion,
         token_budget=budget,
+        process_mib=memory.process / mib,
         weights_mib=weights / mib,
         gradients_mib=4 * learning / mib,
         optimizer_mib=8 * learning / mib,
         start_copy_mib=copy / mib,
         activations_mib=activations / mib,
         head_mib=head / mib,
-        peak_mib=sum(parts) / mib,
+        sampling_mib=sampling / mib,
+        retained_mib=(factor - 1) * passing / mib,
+        peak_mib=peak(budget) / mib,
+        available_mib=memory.available / mib,
+        largest_token_budget=_largest(peak, HEADROOM * memory.available, prompt + completion),
     )
 
 
-def model_on_meta(model_config: Any) -> Any:
-    """Build a model without memory, to count its parameters."""
+def _sampling(config: TrainConfig, model_config: Any, groups: Sequence[EncodedGroup]) -> float:
+    """Bytes while a batch of samples is read: two models' caches, six tables of scores of one piece."""
+    rows = min(SAMPLES_AT_ONCE, config.measure_prompts)
+    length = max((len(g.prompt_ids) for g in groups), default=0) + config.kl_max_new_tokens
+    piece = max(PIECE, SHORTEST * rows * int(model_config.vocab_size))
+    scores = min(piece, rows * config.kl_max_new_tokens * int(model_config.vocab_size))
+    return 2 * rows * length * cache_bytes_per_token(model_config) + 6 * 4 * scores
+
+
+def _largest(peak: Callable[[int], float], limit: float, most: int) -> int:
+    """Return the largest budget, in steps of 256 tokens, whose peak stays under the limit."""
+    if peak(256) > limit:
+        return 0
+    low, high = 1, max(math.ceil(most / 256), 1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if peak(256 * middle) <= limit else (low, middle - 1)
+    return 256 * low
+
+
+def model_on_meta(model_config: Any, config: TrainConfig) -> Any:
+    """Build a model without memory, with the adapter the run would train, to count its parameters."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(model_config)
+        model = AutoModelForCausalLM.from_config(model_config)
+        return add_lora(model, config, seed=0) if config.use_peft else model

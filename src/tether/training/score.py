@@ -167,6 +167,9 @@ def open_scorer(
 
 
 def layout_for(model: Any, requested: str, groups: Sequence[EncodedGroup]) -> LayoutChoice:
-    """Choose a layout by comparing it with `padded` on a few of the rows."""
-    shortest = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))[:3]
-    return choose_layout(model, requested, collate(shortest))
+    """Choose a layout by comparing it with `padded` on two short rows and the longest.
+
+    Windows and position limits show on long texts only; short ones show a sibling or a neighbour leaking in.
+    """
+    ordered = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
+    return choose_layout(model, requested, collate([*ordered[:2], *ordered[2:][-1:]]))
