@@ -101,6 +101,11 @@ def test_tokens_frontier_and_rules_come_with_it(one: Findings) -> None:
     assert one.tight[0].regret is not None and one.tight[0].dial is not None
 
 
+def test_the_documents_name_every_field() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert [name for name in Findings.model_fields if f"`{name}`" not in text] == []
+
+
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"study\.json"):
         findings(tmp_path)
