@@ -48,6 +48,8 @@ def test_without_a_declared_judge_nothing_is_recommended(tmp_path: Path) -> None
     assert found.recommended is None and found.judge is None and found.gold == "gold_reward"
     assert [a.verdict for a in found.answers] == ["needs a judge", "needs a judge"]
     assert found.settings[0].kl is not None and found.frontier == ()
+    world = findings(judged(tmp_path, make_study(tmp_path, betas=(1.0, 0.1)), "world:sentiment"))
+    assert world.judge == "gold_reward" and world.recommended is not None
     other = findings(judged(tmp_path, make_study(tmp_path, betas=(1.0, 0.1)), "win_rate"))
     assert other.recommended is None
     assert "the judge win_rate has not scored every model" in other.answers[0].sentence

@@ -75,6 +75,12 @@ class Study:
         return tuple(dict.fromkeys(self.planned.values()))
 
     @property
+    def judge(self) -> str | None:
+        """Name of the scores the rules see, None where no judge was declared; a world judges by gold."""
+        judge = self.record.judge
+        return GOLD if judge is not None and judge.startswith("world:") else judge
+
+    @property
     def gold(self) -> str | None:
         """Name of the world's true reward, where the study has one."""
         return GOLD if self.record.world and GOLD in self.record.evaluators else None

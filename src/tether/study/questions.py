@@ -62,13 +62,13 @@ def findings(folder: Path, *, seed: int = 0) -> Findings:
 def findings_of(study: Study, *, seed: int = 0) -> Findings:
     """Return the findings of a study that was read."""
     record = study.record
-    board = None if record.judge is None else board_of(study, record.judge)
+    board = None if study.judge is None else board_of(study, study.judge)
     settings = setting_findings(study)
     asked = _asked(study, board)
     common: dict[str, Any] = {
         "study_id": record.study_id,
         "tether_version": __version__,
-        "judge": record.judge,
+        "judge": study.judge,
         "gold": study.gold,
         "status": record.status,
         "start": start_numbers(study),
@@ -219,7 +219,7 @@ def _rules(study: Study, board: Board, main: Tight | None, alpha: float, seed: i
 
 def _without_judge(study: Study, settings: list[SettingFinding], common: dict[str, Any]) -> Findings:
     """Return findings that recommend nothing: no judge was declared, or it did not score every model."""
-    judge = study.record.judge
+    judge = study.judge
     why = (
         "no judge was declared"
         if judge is None

@@ -60,7 +60,7 @@ def content(value: object) -> Content:
 
 def asked(study: Study, cells: list[Cell], prompts: dict[str, Content]) -> list[Asked]:
     """Return the first prompts with the first sample of the start model and of every cell."""
-    judge = study.record.judge or study.gold
+    judge = study.judge or study.gold
     models = [("start", study.start_samples), *((cell.setting.name, cell.samples) for cell in cells)]
     places = [_first_samples(samples) for _, samples in models]
     found: list[Asked] = []
