@@ -24,6 +24,7 @@ COMMANDS = {
     "merge": ("tether.cli.merge:merge", "Merge an adapter; says what rounding cost.", TUNE),
     "generate": ("tether.cli.generate:generate", "Answer prompts, seeded per prompt.", LOOK),
     "chat": ("tether.cli.chat:chat", "Talk to a model, or to two side by side.", LOOK),
+    "watch": ("tether.cli.watch:watch", "Watch a run in the terminal, with its curves.", LOOK),
     "report": ("tether.cli.report:report", "Rebuild a run's page and model card.", LOOK),
     "winrate": ("tether.cli.winrate:winrate", "Win rates with intervals from annotations.", LOOK),
     "judge": ("tether.cli.judge:judge", "Verdicts on two models' answers, both orders.", LOOK),

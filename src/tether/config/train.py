@@ -9,6 +9,8 @@ from tether.config.objective import ObjectiveOptions
 
 REFERENCE_KINDS = ("self", "none", "prior", "moving", "columns", "model:PATH", "artifact:PATH")
 
+TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
+
 
 def knob(group: str, text: str, default: Any = ..., **limits: Any) -> Any:
     """Declare one option: the help group it is listed under, what it means, its default and limits."""
@@ -131,6 +133,16 @@ class TrainConfig(ObjectiveOptions):
     metric_for_best_model: str = knob("Watching", "Metric that says which is best.", "eval_loss")
     greater_is_better: bool | None = knob("Watching", "Its direction; unset: false for losses.", None)
 
+    early_stopping_patience: int | None = knob(
+        "Watching", "Stop after this many looks without a better metric_for_best_model.", None, gt=0
+    )
+    early_stopping_threshold: float = knob("Watching", "How much better counts as better.", 0.0, ge=0)
+    report_to: tuple[str, ...] = knob(
+        "Watching", "Trackers beside metrics.jsonl: trackio, tensorboard, wandb, mlflow.", ()
+    )
+    run_name: str | None = knob("Watching", "The run's name in trackers; unset: its folder's.", None)
+    project: str = knob("Watching", "The project it is filed under in trackers.", "tether")
+
     measure_prompts: int = knob("Measuring", "Held-out prompts answered to measure KL; 0: none.", 32, ge=0)
     kl_max_new_tokens: int = knob("Measuring", "Longest sample when measuring.", 128, gt=0)
     evaluators: tuple[str, ...] = knob("Measuring", "Scores for samples: world:NAME.", ())
@@ -143,10 +155,20 @@ class TrainConfig(ObjectiveOptions):
             return value
         raise ValueError(f"is {value!r}; use one of {', '.join(REFERENCE_KINDS)}")
 
-    @field_validator("lora_target_modules", "evaluators", mode="before")
+    @field_validator("lora_target_modules", "evaluators", "report_to", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == ("none",):
+            return ()
+        for name in value:
+            if name not in TRACKERS:
+                raise ValueError(f"is {name!r}; use {', '.join(TRACKERS)} or none; each must be named")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -159,6 +181,8 @@ class TrainConfig(ObjectiveOptions):
                 "reference moving needs full tuning: mixing LoRA's factors is not mixing the models; "
                 "leave out use_peft, or use reference self"
             )
+        if self.early_stopping_patience is not None and not self.has_eval:
+            raise ValueError("early_stopping_patience needs eval_dataset_name or eval_fraction")
         if self.max_steps == 0:
             raise ValueError("max_steps is 0; use -1 to train by num_train_epochs")
         return self

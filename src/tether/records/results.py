@@ -105,6 +105,8 @@ class RunRecord(Record):
     """name, requested, reason when it fell back, max_tokens_per_microbatch."""
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
+    planned_steps: int = 0
+    """Updates the run makes unless it is stopped early."""
     steps: int = 0
     epochs: float = 0.0
     results: dict[str, float] = Field(default_factory=dict)

@@ -13,9 +13,11 @@ from tether.records.results import read_run
 LOCK = ".lock"
 OWN = {
     "run.json", "config.yaml", "preflight.json", "metrics.jsonl", "samples.jsonl", "reference", "checkpoints",
-    "model", "report.html", "report", "cell.json", "measures", LOCK,
+    "model", "report.html", "report", "cell.json", "measures", "tensorboard", "wandb", LOCK,
 }  # fmt: skip
-FREE_TO_CHANGE = frozenset({"output_dir", "device", "save_total_limit", "parallel"})
+FREE_TO_CHANGE = frozenset(
+    {"output_dir", "device", "save_total_limit", "parallel", "report_to", "run_name", "project"}
+)
 """Config keys that may differ on resume: they change no number."""
 
 

@@ -60,6 +60,8 @@ class Loop:
     sums: Sums = field(default_factory=Sums)
     best: float | None = None
     best_step: int | None = None
+    worse: int = 0
+    """Looks in a row at which `metric_for_best_model` was not clearly better."""
     halved: bool = False
     memory: dict[str, float] = field(default_factory=dict[str, float])
     """What the objective remembers of the updates so far."""
@@ -87,7 +89,7 @@ def run_updates(loop: Loop) -> None:
     """
     if loop.step == 0:
         _look(loop)
-    while loop.step < loop.total:
+    while loop.step < loop.total and not _stopped_early(loop):
         scored = _one_update(loop)
         loop.step += 1
         loop.watcher.step(loop.step, loop.total, scored.loss)
@@ -96,7 +98,7 @@ def run_updates(loop: Loop) -> None:
         improved = _look(loop) if _due_eval(loop) else False
         # All processes stop after the same step, whichever of them was told to.
         signal = loop.engine.processes.most(loop.stop.signal_number or 0)
-        if _due_save(loop, improved) or signal:
+        if _due_save(loop, improved) or signal or _stopped_early(loop):
             save(loop)
         if signal and loop.step < loop.total:
             raise Interrupted(
@@ -104,6 +106,18 @@ def run_updates(loop: Loop) -> None:
                 "state saved; run the same command to go on",
                 signal,
             )
+    if _stopped_early(loop):
+        event(
+            loop,
+            f"stopped early after step {loop.step} of {loop.total}: {loop.config.metric_for_best_model} was "
+            f"no better at {loop.worse} looks in a row (early_stopping_patience)",
+        )
+        _log(loop)
+
+
+def _stopped_early(loop: Loop) -> bool:
+    patience = loop.config.early_stopping_patience
+    return patience is not None and loop.worse >= patience
 
 
 def _one_update(loop: Loop) -> Scored:
@@ -175,6 +189,8 @@ def _clip(loop: Loop, batch: GroupBatch) -> float:
 
 
 def _log(loop: Loop) -> None:
+    if not loop.sums.values:
+        return
     values = {**loop.sums.means(), "num_tokens": loop.tokens}
     line = loop.metrics.append(loop.step, loop.epoch, "train", values)
     loop.results.update({k: v for k, v in values.items() if k != "num_tokens"})
@@ -221,9 +237,12 @@ def _look(loop: Loop) -> bool:
     value = values.get(loop.config.metric_for_best_model)
     if value is None:
         return False
-    better = loop.best is None or (value > loop.best if loop.config.best_is_greater else value < loop.best)
+    gain = float("inf") if loop.best is None else value - loop.best
+    gain = -gain if loop.best is not None and not loop.config.best_is_greater else gain
     # Unlike machines may round a tie differently; whether a checkpoint is due is decided once.
-    better = bool(loop.engine.processes.most(int(better)))
+    clearly = bool(loop.engine.processes.most(int(gain > loop.config.early_stopping_threshold)))
+    better = bool(loop.engine.processes.most(int(gain > 0)))
+    loop.worse = 0 if clearly else loop.worse + 1
     if better:
         loop.best, loop.best_step = value, loop.step
     return better
@@ -310,6 +329,7 @@ def state(loop: Loop) -> dict[str, Any]:
         "sums": loop.sums.values,
         "best": loop.best,
         "best_step": loop.best_step,
+        "worse": loop.worse,
         "budget": loop.budget,
         "halved": loop.halved,
         "memory": loop.memory,
@@ -333,7 +353,7 @@ def restore(loop: Loop, found: checkpoint.Checkpoint) -> None:
     loop.step, loop.tokens, loop.budget = found.step, saved["tokens"], saved["budget"]
     loop.seconds = saved["seconds"]
     loop.sums, loop.halved = Sums(saved["sums"]), saved["halved"]
-    loop.best, loop.best_step = saved["best"], saved["best_step"]
+    loop.best, loop.best_step, loop.worse = saved["best"], saved["best_step"], saved["worse"]
     loop.memory = dict(saved["memory"])
     loop.measurements = [Measurement.model_validate(m) for m in saved["measurements"]]
     loop.events, loop.results = list(saved["events"]), dict(saved["results"])

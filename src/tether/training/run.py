@@ -59,6 +59,7 @@ from tether.training.sharing import Shared
 from tether.training.signals import StopRequest, stop_requests
 from tether.training.steps import Engine
 from tether.training.track import Clock, MetricsFile, Silent, Watcher
+from tether.training.trackers import TrackedRun, open_trackers, require_trackers
 from tether.training.verify import Verified
 
 
@@ -108,6 +109,7 @@ def train(
     with joined(device_of(config.device)) as processes, stop_requests() as stop:
         live = config.reference == "self" or config.reference.startswith("model:")
         check(config, has_reference=config.reference != "none", reads=task_of(config), live=live)
+        require_trackers(config.report_to)
         stop.patient = processes.count > 1
         folder = RunFolder(Path(config.output_dir))
         if processes.first:
@@ -238,6 +240,7 @@ def _run(parts: Parts) -> RunRecord:
         event(loop, text)
     if layout.reason:
         event(loop, f"layout {layout.name}: {layout.reason}")
+    parts.record = parts.record.model_copy(update={"planned_steps": loop.total})
     _resume(loop, sampler)
     if parts.processes.first:
         write_json(folder.path / "run.json", parts.record)
@@ -294,7 +297,7 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
         table=reference.table,
         eval_batch=collate(held_out) if held_out else None,
         measure=sampler,
-        metrics=MetricsFile(parts.folder.path / "metrics.jsonl", writes=parts.processes.first),
+        metrics=_metrics(parts),
         checkpoints=parts.folder.path / "checkpoints",
         watcher=parts.watcher,
         stop=parts.stop,
@@ -303,6 +306,15 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
         shared=parts.shared,
         start={"weights": parts.policy.weights, "adapter": parts.policy.adapter, **parts.prepared.names},
     )
+
+
+def _metrics(parts: Parts) -> MetricsFile:
+    config, folder, first = parts.config, parts.folder.path, parts.processes.first
+    run = TrackedRun(
+        config.project, config.run_name or folder.name, folder, parts.record.config, parts.record.run_id
+    )
+    trackers = open_trackers(config.report_to if first else (), run, parts.watcher.note)
+    return MetricsFile(folder / "metrics.jsonl", writes=first, trackers=trackers)
 
 
 def _resume(loop: Loop, sampler: Sampler | None) -> None:
@@ -335,6 +347,7 @@ def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
             "checkpoints are intact; free space and run the same command to resume"
         ) from error
     except TetherError as error:
+        loop.metrics.trackers.close()
         status = "interrupted" if error.exit_code > 128 else "failed"
         parts.clock.lap("training")
         if first:
@@ -342,6 +355,7 @@ def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
         raise
     if sampler is not None and first:
         write_lines(path / "samples.jsonl", sampler.samples())
+    loop.metrics.trackers.close()
     parts.clock.lap("saving")
     final = _final(parts, loop, "finished")
     if first:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from tether.records.results import Phase, read_lines, write_lines
+from tether.training.trackers import Trackers
 
 
 class Sums:
@@ -74,11 +75,12 @@ class Silent:
 class MetricsFile:
     """Appends flat lines to metrics.jsonl; on resume, lines after the checkpoint are taken back.
 
-    Of several processes only the first one writes (`writes`).
+    Of several processes only the first one writes (`writes`). Every line also goes to `trackers`.
     """
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
+    def __init__(self, path: Path, *, writes: bool = True, trackers: Trackers | None = None) -> None:
         self.path, self._writes = path, writes
+        self.trackers = trackers or Trackers()
 
     def rewind(self, step: int) -> None:
         """Keep only what the checkpoint of `step` had already seen."""
@@ -98,6 +100,7 @@ class MetricsFile:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+        self.trackers.write(line)
         return line
 
 
