@@ -1,4 +1,4 @@
-"""`tether watch RUN`: a run's numbers and curves, live, from the files it writes; the run knows nothing of it."""
+"""`tether watch RUN`: a run's numbers and curves from the files it writes; the run knows nothing of it."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
