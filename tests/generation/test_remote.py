@@ -16,6 +16,7 @@ from tether.config.generate import GenerateConfig, speaker_of, split_server
 from tether.errors import DataError, ModelError, ResourceError, RunFolderError, UsageError
 from tether.generation.client import Server
 from tether.generation.engines import Sampling
+from tether.generation.hosted import Hosted
 from tether.generation.prompts import Prompt
 from tether.generation.remote import ask_file
 
@@ -38,8 +39,8 @@ def chat(number: int) -> Prompt:
     return Prompt(f"row-{number}", ({"role": "user", "content": f"question {number}"},))
 
 
-def server(url: str, **options: Any) -> Server:
-    return Server(url, "m", **({"wait": 0.0, "sleep": lambda _: None, "timeout": 5.0} | options))
+def server(url: str, name: str = "m", **options: Any) -> Hosted:
+    return Hosted(Server(url, **({"wait": 0.0, "sleep": lambda _: None, "timeout": 5.0} | options)), name)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -130,7 +131,9 @@ def test_tries_are_bounded_failures_are_told_and_a_restart_asks_only_those(tmp_p
 
 def test_a_server_that_is_gone_is_not_asked_for_ever(tmp_path: Path) -> None:
     asking = server("http://127.0.0.1:9/v1", attempts=2)
-    with pytest.raises(ResourceError, match=r"100 of 100 completions are missing .*no connection, 2 times"):
+    with pytest.raises(
+        ResourceError, match=r"100 of 100 completions are missing .*no connection .* after 2 attempts"
+    ):
         ask_file(asking, [chat(n) for n in range(100)], tmp_path / "o", Sampling(), workers=2)
     assert asking.retries < 60, "the threads run a little ahead of who reads them"
 
@@ -176,6 +179,17 @@ def test_waiting_doubles_and_a_server_may_ask_for_more(tmp_path: Path) -> None:
         stub.faults, stub.retry_after = ["429", "429"], "17"
         ask_file(server(url, wait=1.0, sleep=waits.append), [chat(0)], tmp_path / "p", Sampling())
     assert waits == [17.0, 17.0]
+
+
+def test_a_temperature_that_was_asked_for_is_never_left_out(tmp_path: Path) -> None:
+    stub = Stub(echo)
+    stub.refuse = ("temperature",)
+    with serving(stub) as url:
+        asking = server(url)
+        ask_file(asking, [chat(0)], tmp_path / "o", Sampling())
+        assert "temperature" not in stub.requests[-1]["body"]
+        with pytest.raises(ResourceError, match="Unsupported parameter: 'temperature'"):
+            ask_file(asking, [chat(0)], tmp_path / "p", Sampling(temperature=0.5))
 
 
 def _ends(reason: str, text: str | None = "one END two", **more: Any) -> Callable[[Any], dict[str, Any]]:
@@ -239,7 +253,7 @@ def test_a_file_of_another_server_model_or_prompt_is_not_continued(tmp_path: Pat
     with serving(Stub(echo)) as url:
         ask_file(server(url), [chat(0)], out, Sampling())
         with pytest.raises(RunFolderError, match=r"model.name was 'm' and is 'other' now"):
-            ask_file(Server(url, "other"), [chat(0)], out, Sampling())
+            ask_file(server(url, "other"), [chat(0)], out, Sampling())
         with pytest.raises(RunFolderError, match=r"prompts.count was 1"):
             ask_file(server(url), [chat(0), chat(1)], out, Sampling())
         with pytest.raises(DataError, match="two prompts have the id 'row-0'"):
@@ -248,12 +262,12 @@ def test_a_file_of_another_server_model_or_prompt_is_not_continued(tmp_path: Pat
 
 def test_addresses_are_read_and_keys_in_them_refused() -> None:
     assert split_server("http://h:1#org/m") == ("http://h:1/v1", "org/m")
-    assert split_server("https://h/api/v2/") == ("https://h/api/v2", "")
+    assert split_server("https://h/api/v2/") == ("https://h/api/v2/", "")
     for bad in ("h:1", "ftp://h", "http://", "http://h:port/v1", ""):
-        with pytest.raises(ValueError, match="needs a URL"):
+        with pytest.raises(ValueError, match="is no address"):
             split_server(bad)
     for secret in (f"https://u:{KEY}@h/v1", f"https://h/v1?key={KEY}"):
-        with pytest.raises(ValueError, match="keys come from the environment") as caught:
+        with pytest.raises(ValueError, match="put the key into an environment") as caught:
             split_server(secret)
         assert KEY not in str(caught.value)
     assert speaker_of("m", "http://h/v1") == ("http://h/v1", "m")
@@ -287,4 +301,4 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(module, "importlib", SimpleNamespace(import_module=missing))
     with pytest.raises(UsageError, match=r"pip install 'tether\[server\]'"):
-        module.client_module()
+        module.hosted_model(GenerateConfig(model="m", prompts="p", out="o"), "http://h/v1", "m")

@@ -99,6 +99,7 @@ def test_a_server_streams_its_answer() -> None:
     pytest.importorskip("openai", reason="the server extra is not installed")
     from tests.servers import Stub, completion, serving
     from tether.generation.client import Server
+    from tether.generation.hosted import Hosted
 
     def reply(body: Any) -> Any:
         made = completion(None, "one two END three")
@@ -107,7 +108,7 @@ def test_a_server_streams_its_answer() -> None:
 
     stub = Stub(reply)
     with serving(stub) as url:
-        voice = ServerVoice(Server(url, "m", wait=0.0, sleep=lambda _: None, attempts=2))
+        voice = ServerVoice(Hosted(Server(url, wait=0.0, sleep=lambda _: None, attempts=2), "m"))
         pieces, spoken = told(voice.answer(PROMPT, Sampling(), 0))
         assert pieces == ["one ", "two ", "END ", "three"]
         assert spoken == Spoken("m", "one two END three", True)

@@ -261,20 +261,14 @@ class _Kept:
 
 
 def _voices(config: ChatConfig) -> "list[Voice]":
-    from tether.generation.sample import client_module
+    from tether.generation.sample import hosted_model
     from tether.generation.speaker import machine, open_reference, open_speaker
     from tether.generation.voices import LocalVoice, ServerVoice
-
-    def remote(url: str, name: str) -> "Voice":
-        server = client_module().Server(
-            url, name, key=config.api_key_env, timeout=config.timeout, attempts=config.attempts
-        )
-        return ServerVoice(server)
 
     where = machine(config.device, config.dtype, config.attn_implementation)
     url, name = speaker_of(config.model, config.server)
     if url is not None:
-        voices: list[Voice] = [remote(url, name)]
+        voices: list[Voice] = [ServerVoice(hosted_model(config, url, name))]
     else:
         speaker = open_speaker(name, where)
         reference = None if config.reference is None else open_reference(config.reference, speaker, where)
@@ -284,7 +278,7 @@ def _voices(config: ChatConfig) -> "list[Voice]":
             address, other = speaker_of(None, config.beside)
         except ValueError as error:
             raise UsageError(f"beside: {error}") from error
-        voices.append(remote(str(address), other))
+        voices.append(ServerVoice(hosted_model(config, str(address), other)))
     elif config.beside is not None:
         voices.append(LocalVoice(open_speaker(config.beside, where)))
     return voices

@@ -139,13 +139,26 @@ def split_server(address: str) -> tuple[str, str]:
 
     """
     url, _, model = address.partition("#")
+    check_address(url)
+    return (url if urlsplit(url).path.strip("/") else url.rstrip("/") + "/v1"), model
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no server's address, or carries something secret.
+
+    Raises:
+        ValueError: saying which; what is secret is not repeated.
+
+    """
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         known, parts = False, urlsplit("")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            f"the address of {parts.hostname} carries a user, key or query; "
+            "put the key into an environment variable"
+        )
     if not known:
-        raise ValueError("needs a URL such as http://localhost:8000/v1")
-    if parts.username is not None or parts.password is not None or parts.query:
-        raise ValueError("a URL with a name, key or query in it is refused; keys come from the environment")
-    return (url.rstrip("/") if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1"), model
+        raise ValueError(f"{url!r} is no address of a server; write http://127.0.0.1:8000/v1")

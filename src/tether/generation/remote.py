@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 from tether.errors import DataError, ModelError, ResourceError
 from tether.generation.choice import sample_seeds
-from tether.generation.client import Reply, Server, ServerFailure
+from tether.generation.client import ServerFailure
 from tether.generation.completions import (
     GenerateRecord,
     Meta,
@@ -26,6 +26,7 @@ from tether.generation.completions import (
     summary,
 )
 from tether.generation.engines import Sampling
+from tether.generation.hosted import Hosted, Reply
 from tether.generation.prompts import Prompt
 
 Progress = Callable[[int, int, int, float], None]
@@ -44,7 +45,7 @@ class _Asked:
 
 
 def ask_file(
-    server: Server,
+    server: Hosted,
     prompts: Sequence[Prompt],
     out: Path,
     sampling: Sampling,
@@ -154,7 +155,7 @@ def _answers(ask: Callable[[int], Reply], places: Sequence[int], workers: int) -
         stopped.set()
 
 
-def _row(prompt: Prompt, reply: Reply, sample: int, server: Server, sampling: Sampling) -> Row:
+def _row(prompt: Prompt, reply: Reply, sample: int, server: Hosted, sampling: Sampling) -> Row:
     return Row(
         id=prompt.id,
         prompt=prompt.content,
@@ -169,11 +170,11 @@ def _row(prompt: Prompt, reply: Reply, sample: int, server: Server, sampling: Sa
 
 
 def _told(
-    failures: Sequence[_Asked], expected: Sequence[tuple[str, int]], written: int, server: Server, out: Path
+    failures: Sequence[_Asked], expected: Sequence[tuple[str, int]], written: int, server: Hosted, out: Path
 ) -> ModelError | ResourceError:
     last = failures[-1]
     if isinstance(last.failure, ServerFailure) and last.failure.hopeless:
-        return ModelError(f"{server.url}: {last.failure}; nothing more was asked")
+        return ModelError(f"{server.explain(last.failure)}; nothing more was asked")
     name, sample = expected[last.place]
     where = f"{name} sample {sample}" if sample else name
     return ResourceError(

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tether.config.generate import GenerateConfig, speaker_of
+from tether.config.generate import GenerateConfig, ModelOptions, speaker_of
 from tether.errors import DataError, UsageError
 from tether.generation.choice import sample_seeds
 from tether.generation.completions import (
@@ -78,9 +78,7 @@ def _answerer(config: GenerateConfig, progress: Progress | None) -> Answer:
     options: dict[str, Any] = {"overwrite": config.overwrite, "progress": progress}
     url, name = speaker_of(config.model, config.server)
     if url is not None:
-        server = client_module().Server(
-            url, name, key=config.api_key_env, timeout=config.timeout, attempts=config.attempts
-        )
+        server = hosted_model(config, url, name, workers=config.workers)
         remote: Any = importlib.import_module("tether.generation.remote")
         return lambda prompts, out, num_samples: remote.ask_file(
             server, prompts, out, sampling, workers=config.workers, num_samples=num_samples, **options
@@ -103,19 +101,25 @@ def _answerer(config: GenerateConfig, progress: Progress | None) -> Answer:
     )
 
 
-def client_module() -> Any:
-    """Return `generation.client`, which needs the openai package: loaded when a server is named.
+def hosted_model(options: ModelOptions, url: str, name: str, *, workers: int = 1) -> Any:
+    """Return the model of a server as `hosted.Hosted`, which needs the openai package: loaded when named.
 
     Raises:
         UsageError: the package is not installed.
 
     """
     try:
-        return importlib.import_module("tether.generation.client")
+        client, hosted = (
+            importlib.import_module(f"tether.generation.{part}") for part in ("client", "hosted")
+        )
     except ModuleNotFoundError as error:
         if error.name != "openai":
             raise
         raise UsageError("server: needs the openai package: pip install 'tether[server]'") from error
+    server = client.Server(
+        url, options.api_key_env, timeout=options.timeout, attempts=options.attempts, workers=workers
+    )
+    return hosted.Hosted(server, name)
 
 
 def generate_file(

@@ -98,7 +98,7 @@ def _sure(text: str, stop: tuple[str, ...]) -> str:
 
 
 class ServerVoice:
-    """A model on an OpenAI-compatible server (`client.Server`)."""
+    """A model on an OpenAI-compatible server (`hosted.Hosted`)."""
 
     chat = True
 
@@ -117,5 +117,5 @@ class ServerVoice:
         try:
             reply = yield from self._server.stream(prompt, sampling, seed)
         except self._server.failure as error:
-            raise ResourceError(f"{self._server.url}: {error}") from error
+            raise ResourceError(self._server.explain(error)) from error
         return Spoken(self.name, reply.text, reply.stopped_by != "limit")
