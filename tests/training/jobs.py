@@ -2,16 +2,26 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import torch
 
+from tests.tiny import tiny_batch
 from tether.config.train import TrainConfig
 from tether.errors import GuardStop, Interrupted, SaidElsewhere
+from tether.generation.measure import measure
+from tether.policies.adapters import add_lora, trainable
+from tether.policies.load import load_model
+from tether.policies.reference import ReferenceIdentity, ReferenceTable, Score
+from tether.policies.sharding import shard, whole, within
 from tether.training import loop as loop_module
 from tether.training import steps as steps_module
+from tether.training.parallel import joined
 from tether.training.run import Given, train
 from tether.training.signals import StopRequest
+from tether.training.steps import Engine, update_gradient
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -78,3 +88,71 @@ def run_with_own_rows(options: dict[str, Any], *, rows: list[list[dict[str, str]
     """Train each process on rows of its own."""
     config = TrainConfig.model_validate({**options, "dataset_name": "(rows in memory)"})
     train(config, given=Given(rows=rows[RANK]))
+
+
+def gradient(
+    folder: str, shapes: list[tuple[int, list[int]]], *, parallel: str, budget: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the gradient of one update of made-up rows, whole, and its loss."""
+    with joined(torch.device("cpu")) as processes:
+        loaded: Any = load_model(folder).model
+        config = TrainConfig.model_validate(options)
+        if config.gradient_checkpointing:
+            loaded.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if config.use_peft:
+            loaded = with_some_effect(add_lora(loaded, config, seed=1))
+        if processes.count > 1 and parallel == "fsdp":
+            shard(loaded, torch.device("cpu"), processes.count)
+        engine = Engine(loaded.train(), config, "packed", 512, nullcontext, processes=processes)
+        batch = tiny_batch(shapes)
+        table = ReferenceTable(
+            ReferenceIdentity("self", {}), {key: Score(-50.0 - i, 1) for i, key in enumerate(batch.keys)}
+        )
+        scored = update_gradient(engine, batch, table, budget)
+        found = trainable(loaded)
+        held = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in found.values())
+        gradients = {n: whole(p.grad).tolist() for n, p in found.items() if p.grad is not None}
+        return {"loss": scored.loss, "gradients": gradients, "held": held}
+
+
+def with_some_effect(model: Any) -> Any:
+    """Give a fresh adapter an effect: its second matrix is zero, and so would be half of its gradient."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.normal_(0, 0.05, generator=generator)
+    return model
+
+
+def measured(folder: str, *, parallel: str, stops: int) -> dict[str, Any]:
+    """Measure KL to another model on this process's own prompts; samples end at very different lengths."""
+    with joined(torch.device("cpu")) as processes:
+        policy, start = load_model(folder).model, load_model(folder).model
+        with torch.no_grad():
+            for parameter in start.parameters():
+                parameter.mul_(1.05)
+        sharded = processes.count > 1 and parallel == "fsdp"
+        if sharded:
+            shard(policy, torch.device("cpu"), processes.count)
+            shard(start, torch.device("cpu"), processes.count)
+        prompts = [f"prompt {i}" for i in range(8)]
+        mine = list(range(processes.rank, len(prompts), processes.count))
+
+        def measuring() -> Any:
+            return measure(
+                policy,
+                start=start,
+                prompts=[prompts[i] for i in mine],
+                prompt_ids=[[5 + i] * (1 + 3 * i) for i in mine],
+                tokenizer=None,
+                decode=lambda ids: " ".join(map(str, ids)),
+                stop_ids=frozenset(range(stops)),
+                step=0,
+                max_new_tokens=40,
+                batch_size=3,
+                most=processes.most if sharded else int,
+            )
+
+        with torch.no_grad():
+            _, rows = within(policy, lambda: within(start, measuring))
+        return {mine[row["prompt"]]: {**row, "prompt": None} for row in rows}

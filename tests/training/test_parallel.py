@@ -17,6 +17,8 @@ from tests.training.conftest import rows
 from tests.training.pair import Together
 from tether.config.train import TrainConfig
 from tether.errors import RunFolderError
+from tether.policies.artifact import read_artifact
+from tether.policies.sharding import blocks
 from tether.training.parallel import ALONE, shares
 from tether.training.run import train
 
@@ -95,11 +97,14 @@ def agree(one: str | Path, other: str | Path) -> None:
     assert first[-1]["step"] > 1
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(
-    case: str, together: Together, options: Callable[..., dict[str, Any]]
+    case: str, parallel: str, together: Together, options: Callable[..., dict[str, Any]]
 ) -> None:
-    one, two = options("one", **CASES[case]), options("two", **CASES[case])
+    if (case, parallel) == ("moving", "fsdp"):
+        pytest.skip("refused, see below")
+    one, two = options("one", **CASES[case]), options("two", **CASES[case], parallel=parallel)
     alone = train(TrainConfig.model_validate(one))
     records = together.run(jobs.run, options=two)
     agree(one["output_dir"], two["output_dir"])
@@ -109,19 +114,86 @@ def test_two_processes_train_as_one(
     for mine, theirs in zip(alone.measurements, records[0]["measurements"], strict=True):
         assert theirs["kl_start"] == pytest.approx(mine.kl_start, abs=1e-5)
         assert (theirs["prompts"], theirs["tokens"]) == (mine.prompts, mine.tokens)
+    same_scores(*(Path(folder["output_dir"]) / "reference" for folder in (one, two)))
+    same_model(*(Path(folder["output_dir"]) / "model" for folder in (one, two)))
 
 
-def test_tied_embeddings_get_the_gradient_of_both_ends_once(
-    together: Together, options: Callable[..., dict[str, Any]], place: Path
+def same_scores(one: Path, two: Path) -> None:
+    """Compare two reference tables."""
+    if not (one / "manifest.json").is_file():
+        assert not (two / "manifest.json").is_file()
+        return
+    first, second = read_artifact(one)[0].scores, read_artifact(two)[0].scores
+    assert first.keys() == second.keys()
+    for key, score in first.items():
+        assert second[key].count == score.count
+        assert second[key].total == pytest.approx(score.total, rel=1e-6)
+
+
+def same_model(one: Path, two: Path) -> None:
+    """Compare two saved models: names, config, and weights up to what Adam makes of rounding."""
+    names = {path.name for path in one.iterdir()}
+    assert names == {path.name for path in two.iterdir()}
+    settings = "adapter_config.json" if "adapter_config.json" in names else "config.json"
+    assert (one / settings).read_text() == (two / settings).read_text()
+    first, second = (load_file(next(folder.glob("*.safetensors"))) for folder in (one, two))
+    assert first.keys() == second.keys()
+    # Adam divides by the gradient's own size: where that is near zero, its rounding moves a whole step.
+    worst = max(float((first[name] - second[name]).abs().max()) for name in first)
+    assert worst < 1e-4
+
+
+SHAPES = [(4, [3, 6]), (9, [2, 2]), (2, [7, 1]), (12, [5, 4]), (3, [1, 8])]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["model", "tied", "lora"])
+def test_the_gradient_is_the_sum_over_all_rows_however_they_are_cut(
+    name: str, checkpointing: bool, parallel: str, together: Together, place: Path, tmp_path: Path
 ) -> None:
-    one, two = (options(name, model_name_or_path=str(place / "tied")) for name in ("one", "two"))
-    train(TrainConfig.model_validate(one))
-    together.run(jobs.run, options=two)
-    agree(one["output_dir"], two["output_dir"])
-    saved = [load_file(Path(run["output_dir"]) / "model" / "model.safetensors") for run in (one, two)]
-    assert saved[0].keys() == saved[1].keys() and "lm_head.weight" not in saved[1]
-    # Adam divides by the gradient's own size: a rounding of 1e-7 in it can move a weight by 1e-3 of a step.
-    assert all(torch.allclose(saved[0][name], saved[1][name], atol=1e-5) for name in saved[0])
+    folder = str(place / ("model" if name == "lora" else name))
+    options = {"model_name_or_path": folder, "dataset_name": "-", "output_dir": str(tmp_path)}
+    options |= {"use_peft": name == "lora", "gradient_checkpointing": checkpointing}
+    # One micro-step of all rows; three or more; a single row, which leaves a process without any.
+    for shapes, budget in ((SHAPES, 4096), (SHAPES, 20), (SHAPES[:1], 20)):
+        given: dict[str, Any] = {"folder": folder, "shapes": shapes, "options": options}
+        alone = jobs.gradient(**given, parallel=parallel, budget=4096)
+        for part in together.run(jobs.gradient, **given, parallel=parallel, budget=budget):
+            assert part["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+            assert part["gradients"].keys() == alone["gradients"].keys()
+            for key, value in alone["gradients"].items():
+                wanted, found = torch.tensor(value), torch.tensor(part["gradients"][key])
+                assert float((found - wanted).norm()) <= 1e-5 * float(wanted.norm()), key
+            if parallel == "fsdp":
+                assert part["held"] <= 0.55 * alone["held"]
+
+
+def test_samples_of_uneven_lengths_are_those_of_one_process(together: Together, place: Path) -> None:
+    alone = jobs.measured(str(place / "model"), parallel="", stops=60)
+    lengths = [row["tokens"] for row in alone.values()]
+    assert max(lengths) > 3 * min(lengths)
+    found: dict[int, Any] = {}
+    for part in together.run(jobs.measured, folder=str(place / "model"), parallel="fsdp", stops=60):
+        found |= part
+    assert found.keys() == alone.keys()
+    for prompt, row in alone.items():
+        assert found[prompt]["ids"] == row["ids"]
+        assert found[prompt]["kl_start"] == pytest.approx(row["kl_start"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"reference": "moving"}])
+def test_what_shards_cannot_do_is_refused(
+    change: dict[str, Any], together: Together, options: Callable[..., dict[str, Any]]
+) -> None:
+    ends = together.outcomes(jobs.run, options=options("two", parallel="fsdp", **change))
+    assert any(answer[0] == "UsageError" and "use parallel ddp" in answer[1] for _, answer in ends)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "gpt_neox", "qwen3", "phi3"])
+def test_every_block_is_a_shard_of_its_own(family: str) -> None:
+    found = blocks(tiny_model(family))
+    assert len(found) == 2 and all("LayerNorm" not in type(block).__name__ for block in found)
 
 
 def test_each_process_runs_its_own_rows_only(
@@ -142,11 +214,11 @@ def test_a_batch_per_device_is_counted_over_all_processes_and_said(
         train(TrainConfig.model_validate(two))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "parallel"), [(0, "ddp"), (1, "ddp"), (1, "fsdp")])
 def test_a_run_of_two_stopped_in_one_goes_on_in_one_process(
-    rank: int, together: Together, options: Callable[..., dict[str, Any]]
+    rank: int, parallel: str, together: Together, options: Callable[..., dict[str, Any]]
 ) -> None:
-    whole, stopped = options("whole"), options("stopped")
+    whole, stopped = options("whole"), options("stopped", parallel=parallel)
     train(TrainConfig.model_validate(whole))
     ends = together.run(jobs.run_until, options=stopped, step=2, rank=rank)
     assert ends == [("Interrupted", 143), ("SaidElsewhere", 143)]
@@ -155,20 +227,28 @@ def test_a_run_of_two_stopped_in_one_goes_on_in_one_process(
     agree(whole["output_dir"], stopped["output_dir"])
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_run_of_one_goes_on_in_two_processes(
-    together: Together, options: Callable[..., dict[str, Any]]
+    parallel: str, together: Together, options: Callable[..., dict[str, Any]]
 ) -> None:
-    whole, stopped = options("whole"), options("stopped")
+    whole, stopped = options("whole"), options("stopped", parallel=parallel)
     train(TrainConfig.model_validate(whole))
     assert jobs.run_until(stopped, step=3, rank=0) == ("Interrupted", 143)
     together.run(jobs.run, options=stopped)
     agree(whole["output_dir"], stopped["output_dir"])
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_run_of_two_goes_on_in_two_to_the_last_bit_with_dropout(
-    together: Together, options: Callable[..., dict[str, Any]]
+    parallel: str, together: Together, options: Callable[..., dict[str, Any]]
 ) -> None:
-    dropout = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.3, "eval_dataset_name": None}
+    dropout = {
+        "parallel": parallel,
+        "use_peft": True,
+        "lora_r": 4,
+        "lora_dropout": 0.3,
+        "eval_dataset_name": None,
+    }
     whole, stopped = options("whole", **dropout), options("stopped", **dropout)
     together.run(jobs.run, options=whole)
     together.run(jobs.run_until, options=stopped, step=2, rank=1)

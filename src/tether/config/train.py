@@ -112,7 +112,9 @@ class TrainConfig(ObjectiveOptions):
         "Speed", "Token budget; unset: chosen for the device.", None, gt=0
     )
     head_chunk: int = knob("Speed", "Tokens per pass through the LM head.", 1024, gt=0)
-    parallel: Literal["auto", "ddp"] = knob("Speed", "Under torchrun: a whole copy in each process.", "auto")
+    parallel: Literal["auto", "ddp", "fsdp"] = knob(
+        "Speed", "Under torchrun: whole copies (ddp) or shards (fsdp); auto: by memory.", "auto"
+    )
     deterministic: bool = knob("Speed", "Deterministic CUDA kernels; CPU always is.", False)
 
     logging_steps: int = knob("Watching", "Updates between log lines.", 10, gt=0)

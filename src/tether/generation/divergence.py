@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from tether.errors import ModelError
-from tether.generation.streams import Dial, Dialled, Source, evaluating, left_padded, vocabulary_size
+from tether.generation.streams import Dial, Dialled, Most, Source, evaluating, left_padded, vocabulary_size
 
 PIECE = 2**22
 """Scores per model held at once (fp32: 16 MiB); a piece of a sequence is as long as this allows."""
@@ -46,11 +46,13 @@ def divergence(
     batch_size: int = 16,
     dial: Dial | None = None,
     piece: int | None = None,
+    most: Most = int,
 ) -> Along:
     """Compare the policy with other models along completions; with a dial, the dialled distribution.
 
     Where embeddings differ in size (one padded further than the other), both distributions are taken over the
     ids both have and renormalised. Equal models give exactly 0: they are read alike, or one of them only.
+    Of models in shards every process compares as many completions, and passes its `most`.
 
     Raises:
         ModelError: a completion holds an id another model has no row for, or a model rules out (probability
@@ -74,7 +76,8 @@ def divergence(
                 # The same model in the same context needs no second reading.
                 if not (plain and other.same(policy)):
                     readers[name] = Dialled(other)
-            batch = _Batch([prompts[i] for i in rows], [completions[i] for i in rows], pad_id)
+            width = most(max(len(completions[i]) for i in rows))
+            batch = _Batch([prompts[i] for i in rows], [completions[i] for i in rows], pad_id, width)
             per_token = max(vocabulary_size(model) for model in models) * len(rows)
             room = piece or max(PIECE, SHORTEST * per_token)
             step = batch.width if any(r.recurrent for r in readers.values()) else max(1, room // per_token)
@@ -109,11 +112,11 @@ class _Batch:
     """Left-padded prompts, right-padded completions: column `start` holds every first completion token."""
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int, width: int
     ) -> None:
         ids, mask = left_padded(prompts, pad_id)
         self.start = ids.shape[1]
-        self.width = max(len(ids) for ids in completions)
+        self.width = width
         tail = torch.full((len(completions), self.width), pad_id, dtype=torch.int64)
         self._kept = torch.zeros_like(tail)
         for row, completion in enumerate(completions):

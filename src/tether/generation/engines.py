@@ -19,6 +19,7 @@ from tether.generation.choice import draw, noise, warpers
 from tether.generation.streams import (
     Dial,
     Dialled,
+    Most,
     Source,
     context_length,
     evaluating,
@@ -105,6 +106,7 @@ def generate_ids(
     batch_size: int = 16,
     decode: Decode | None = None,
     dial: Dial | None = None,
+    most: Most = int,
 ) -> list[Generated]:
     """Return one completion per prompt, in the order given.
 
@@ -114,7 +116,8 @@ def generate_ids(
     In bf16 the rounding is a thousand times coarser and another batch size does change samples.
 
     Models are put in eval mode and back; the global random state is not touched; `pad_id` fills masked
-    places. It runs under the caller's autocast. Under FSDP all ranks must call it with the same prompts.
+    places. It runs under the caller's autocast. Of a model in shards every process answers as many
+    prompts, of its own, and passes its `most`: it reads on until the others are done.
 
     Raises:
         DataError: an empty prompt, or one that leaves the model no room to write.
@@ -141,7 +144,7 @@ def generate_ids(
             uniforms = noise([seeds[index] for index in batch], max(row.limit for row in rows))
             reader = Dialled(Source(model), dial)
             begun = [tuple(prompts[i]) for i in batch]
-            for _ in _fill(reader, begun, rows, uniforms, sampling, stop_ids, pad_id, decode):
+            for _ in _fill(reader, begun, rows, uniforms, sampling, stop_ids, pad_id, decode, most):
                 pass
             for index, row in zip(batch, rows, strict=True):
                 results[index] = Generated(row.ids, row.stopped_by or row.limited_by)
@@ -222,6 +225,7 @@ def _fill(
     stop_ids: frozenset[int],
     pad_id: int,
     decode: Decode | None,
+    most: Most = int,
 ) -> Iterator[int]:
     """Write the rows, a token each per step; yields the number of tokens after every step."""
     choose = _chooser(sampling)
@@ -241,7 +245,10 @@ def _fill(
             rows[place].stopped_by = _ending(rows[place], token, sampling.stop, stop_ids, decode)
         yield step + 1
         alive = [slot for slot, place in enumerate(active) if rows[place].stopped_by is None]
+        if not most(len(alive)):
+            return
         if not alive:
+            _read_on(reader, tokens, mask, most)
             return
         if len(alive) < len(active):
             kept = torch.tensor(alive, device=device)
@@ -249,6 +256,17 @@ def _fill(
             tokens, mask, active = tokens[kept], mask[kept], [active[slot] for slot in alive]
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         scores = reader.read(tokens.unsqueeze(-1), mask, 1)[:, 0]
+
+
+def _read_on(reader: Dialled, tokens: Tensor, mask: Tensor, most: Most) -> None:
+    """Read a masked place again and again until the other processes have nothing left to say."""
+    reader.select(torch.zeros(1, dtype=torch.int64, device=reader.device))
+    token, mask = tokens[:1].unsqueeze(-1), mask[:1]
+    going = True
+    while going:
+        mask = torch.cat([mask, mask.new_zeros(1, 1)], dim=1)
+        reader.read(token, mask, 1)
+        going = bool(most(0))
 
 
 def _count() -> Iterator[int]:

@@ -20,7 +20,7 @@ from tether.errors import TetherError, UsageError
 from tether.generation.choice import sample_seeds
 from tether.generation.divergence import Along, divergence
 from tether.generation.engines import Decode, Generated, Sampling, completion_text, decoder, generate_ids
-from tether.generation.streams import Context, Dial, Source
+from tether.generation.streams import Context, Dial, Most, Source
 from tether.records.protocols import Evaluator
 from tether.records.results import Measurement
 from tether.records.rows import Content, canonical_json
@@ -62,6 +62,7 @@ def measure(
     decode: Decode | None = None,
     pad_id: int = 0,
     batch_size: int = SAMPLES_AT_ONCE,
+    most: Most = int,
 ) -> tuple[Measurement, list[MeasuredSample]]:
     """Sample the policy and measure it; the same seed gives the same noise at every step of a run.
 
@@ -69,7 +70,7 @@ def measure(
     off) only `start_context` is given. The same holds for `reference`, which must share the policy's
     token-to-id map (`same_vocabulary`). With `dial` everything is measured on the dialled distribution. The
     samples come back prompt by prompt (`MeasuredSample`), for paired comparisons. `decode` replaces the
-    tokenizer's.
+    tokenizer's. Of a model in shards every process measures as many prompts, and passes its `most`.
 
     Raises:
         UsageError: no prompts, or lists of different lengths.
@@ -95,6 +96,7 @@ def measure(
         pad_id=pad_id,
         batch_size=batch_size,
         dial=dial,
+        most=most,
     )
     others = {"start": _source(policy, start, start_context)}
     others["reference"] = _source(policy, reference, reference_context)
@@ -106,6 +108,7 @@ def measure(
         pad_id=pad_id,
         batch_size=batch_size,
         dial=dial,
+        most=most,
     )
     texts = [completion_text(result.ids, decode, stop_ids) for result in generated]
     asked = [prompt for prompt in prompts for _ in range(samples_per_prompt)]

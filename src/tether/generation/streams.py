@@ -24,6 +24,10 @@ Context = Callable[[], AbstractContextManager[Any]]
 """Makes the context a model is run in: `model.disable_adapter` of a PEFT model gives its base."""
 
 
+Most = Callable[[int], int]
+"""The largest of a number over the processes that must read as often as each other; alone, the number."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A model, and the context its forwards run in."""

@@ -9,6 +9,7 @@ from tether.errors import ModelError, UsageError
 from tether.policies.head import check_head, take_apart
 from tether.policies.layouts import Layout
 from tether.policies.logprobs import sequence_logprobs
+from tether.policies.sharding import within
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 
 ROWS = 4
@@ -42,7 +43,7 @@ def choose_layout(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice
     names = (*get_args(Layout), "auto")
     if requested not in names:
         raise UsageError(f"layout {requested!r} does not exist; use one of {', '.join(names)}")
-    check_head(model)
+    within(model, lambda: check_head(model))
     if requested == "padded":
         return LayoutChoice("padded", requested, None, 0.0)
     if reason := _cannot_share(model):

@@ -7,6 +7,7 @@ for one file or many shards, and for the saved file and the model in memory.
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -215,6 +216,16 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
             raise ModelError(f"{path}: damaged safetensors header") from error
     header.pop("__metadata__", None)
     return 8 + size, header
+
+
+def parameter_count(path: str | Path) -> int:
+    """Return how many weights a model folder, or the base of an adapter folder, holds on disk."""
+    folder = Path(path)
+    if (folder / "adapter_config.json").is_file():
+        base = Path(str(read_json(folder / "adapter_config.json").get("base_model_name_or_path")))
+        folder = base if base.is_dir() else folder / base
+    headers = [_header(file)[1] for file in weight_files(folder)]
+    return sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
 
 
 def hash_files(paths: list[Path], *, extra: str = "") -> str:

@@ -19,6 +19,7 @@ from tether.errors import ModelError
 from tether.policies.attention import layout_attention
 from tether.policies.head import Parts, take_apart, token_logprobs
 from tether.policies.layouts import Layout, LayoutInputs, lay_out
+from tether.policies.sharding import in_shards, within
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 
 HEAD_CHUNK = 512
@@ -40,28 +41,32 @@ def sequence_logprobs(
     chunks of the head are then computed again in the backward pass.
 
     Raises:
-        ModelError: the model cannot be taken apart, or a graph is asked for in a layout other than padded
-            while activation checkpointing is on (the backward pass would run outside the layout).
+        ModelError: the model cannot be taken apart, or a graph is asked for of a model in shards, or in a
+            layout other than padded with activation checkpointing (its backward pass would run outside).
         DataError: a prompt without tokens, or a group without completions.
 
     """
     parts = take_apart(model)
     graph = torch.is_grad_enabled()
+    if graph and in_shards(model):
+        raise ModelError("a graph through a model in shards needs forward_backward; use that")
     if graph and layout != "padded" and _checkpoints_activations(parts):
         raise ModelError(
             f"a graph in the {layout} layout with activation checkpointing needs forward_backward; use that"
         )
-    with completion_states(parts, batch, layout) as hidden:
-        ids = batch.scored_ids.to(hidden.device)
-        pieces = [
-            checkpoint(token_logprobs, parts, part, some, use_reentrant=False, preserve_rng_state=False)
-            if graph
-            else token_logprobs(parts, part, some)
-            for part, some in zip(hidden.split(head_chunk), ids.split(head_chunk), strict=True)
-        ]
-    return summed(
-        torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32), batch.scored_lengths
-    )
+
+    def tokens() -> Float[Tensor, " T"]:
+        with completion_states(parts, batch, layout) as hidden:
+            ids = batch.scored_ids.to(hidden.device)
+            pieces = [
+                checkpoint(token_logprobs, parts, part, some, use_reentrant=False, preserve_rng_state=False)
+                if graph
+                else token_logprobs(parts, part, some)
+                for part, some in zip(hidden.split(head_chunk), ids.split(head_chunk), strict=True)
+            ]
+        return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32)
+
+    return summed(within(model, tokens), batch.scored_lengths)
 
 
 def forward_backward(
@@ -84,23 +89,36 @@ def forward_backward(
 
     """
     parts = take_apart(model)
-    with torch.enable_grad(), completion_states(parts, batch, layout) as hidden:
-        ids = batch.scored_ids.to(hidden.device)
-        values = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
-        gradient = torch.empty_like(hidden, requires_grad=False)
-        whole = max(head_chunk, WHOLE_LOGITS // parts.vocabulary)
-        for chunk in whole_groups(batch, head_chunk):
-            part = hidden.detach()[chunk.tokens].requires_grad_(hidden.requires_grad)
-            step = _whole if len(part) <= whole else _in_parts
-            tokens = step(parts, part, ids[chunk.tokens], chunk, loss, head_chunk)
-            values[chunk.tokens] = tokens
-            if part.grad is not None:
-                gradient[chunk.tokens] = part.grad
-            else:
-                gradient[chunk.tokens] = 0.0
+    with torch.enable_grad(), _laid_out(parts, batch, layout) as inputs:
+
+        def through_head() -> tuple[Tensor, Tensor, Tensor]:
+            hidden = _hidden(parts, inputs).index_select(0, _sources(inputs, batch))
+            return hidden, *_head_gradient(parts, hidden, batch, loss, head_chunk)
+
+        hidden, gradient, values = within(model, through_head)
         if hidden.requires_grad:
             hidden.backward(gradient)
     return summed(values, batch.scored_lengths)
+
+
+def _head_gradient(
+    parts: Parts, hidden: Float[Tensor, "T h"], batch: GroupBatch, loss: Loss, head_chunk: int
+) -> tuple[Float[Tensor, "T h"], Float[Tensor, " T"]]:
+    """Return the gradient of the hidden states and the tokens' log-probs; the head's goes to its `.grad`."""
+    ids = batch.scored_ids.to(hidden.device)
+    values = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
+    gradient = torch.empty_like(hidden, requires_grad=False)
+    whole = max(head_chunk, WHOLE_LOGITS // parts.vocabulary)
+    for chunk in whole_groups(batch, head_chunk):
+        part = hidden.detach()[chunk.tokens].requires_grad_(hidden.requires_grad)
+        step = _whole if len(part) <= whole else _in_parts
+        tokens = step(parts, part, ids[chunk.tokens], chunk, loss, head_chunk)
+        values[chunk.tokens] = tokens
+        if part.grad is not None:
+            gradient[chunk.tokens] = part.grad
+        else:
+            gradient[chunk.tokens] = 0.0
+    return gradient, values
 
 
 @dataclass(frozen=True)
@@ -169,11 +187,21 @@ def _in_parts(
 @contextmanager
 def completion_states(parts: Parts, batch: GroupBatch, layout: Layout) -> Generator[Float[Tensor, "T h"]]:
     """Run the backbone; give the hidden state that predicts each scored token, inside the layout."""
+    with _laid_out(parts, batch, layout) as inputs:
+        yield _hidden(parts, inputs).index_select(0, _sources(inputs, batch))
+
+
+@contextmanager
+def _laid_out(parts: Parts, batch: GroupBatch, layout: Layout) -> Generator[LayoutInputs]:
     device = next(parts.backbone.parameters()).device
     inputs = lay_out(batch, layout, device)
-    sources = inputs.sources if batch.scored is None else inputs.sources[batch.scored.to(device)]
     with layout_attention(parts.backbone, inputs):
-        yield _hidden(parts, inputs).index_select(0, sources)
+        yield inputs
+
+
+def _sources(inputs: LayoutInputs, batch: GroupBatch) -> Int64[Tensor, " T"]:
+    """Return where the states stand that predict the scored tokens."""
+    return inputs.sources if batch.scored is None else inputs.sources[batch.scored.to(inputs.sources.device)]
 
 
 def _hidden(parts: Parts, inputs: LayoutInputs) -> Float[Tensor, "n h"]:

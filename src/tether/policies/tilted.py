@@ -15,6 +15,7 @@ from torch import Tensor
 from tether.policies.head import Parts, take_apart
 from tether.policies.layouts import Layout
 from tether.policies.logprobs import HEAD_CHUNK, completion_states, summed
+from tether.policies.sharding import within
 from tether.records.tensors import GroupBatch, Tilted
 
 
@@ -63,7 +64,8 @@ def tilted_logprobs(
 
     """
     parts = take_apart(policy)
-    with torch.no_grad():
+
+    def both() -> tuple[Tensor, Tensor]:
         with evaluating(policy), completion_states(parts, batch, layout) as found:
             mine = found
         with reference.running() as model:
@@ -74,7 +76,11 @@ def tilted_logprobs(
         sides = (mine, theirs.to(mine.device), ids)
         chunks = zip(*(side.split(head_chunk) for side in sides), strict=True)
         pieces = [_tilted(parts, frozen, a, b, some, step) for a, b, some in chunks]
-    away, towards = (torch.cat([piece[side] for piece in pieces]) for side in (0, 1))
+        away, towards = (torch.cat([piece[side] for piece in pieces]) for side in (0, 1))
+        return away, towards
+
+    with torch.no_grad():
+        away, towards = within(policy, lambda: within(reference.model, both))
     lengths = batch.scored_lengths
     return Tilted(summed(away, lengths).sums, summed(towards, lengths).sums)
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tether.errors import CheckpointError, ResourceError
 from tether.policies.adapters import trainable
+from tether.policies.sharding import collected, like
 from tether.records.results import file_digest, write_json
 
 MARKER = "complete.json"
@@ -58,14 +59,17 @@ def save(
 
     """
     final, temporary = folder / f"step-{step}", folder / f"step-{step}.tmp"
+    weights = trainable(model)
+    names = {id(parameter): name for name, parameter in weights.items()}
     if not first:
+        collected(weights.items(), keep=False)
+        collected(_moments(optimizer, names), keep=False)
         return final
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        names = {id(parameter): name for name, parameter in trainable(model).items()}
-        _save(temporary / "weights.safetensors", {n: p.detach() for n, p in trainable(model).items()})
-        _save(temporary / "optimizer.safetensors", dict(_moments(optimizer, names)))
+        _save(temporary / "weights.safetensors", collected(weights.items(), keep=True))
+        _save(temporary / "optimizer.safetensors", collected(_moments(optimizer, names), keep=True))
         _save(temporary / "random.safetensors", random_state())
         if reference is not None:
             _save(temporary / REFERENCE, reference)
@@ -107,7 +111,7 @@ def _sync(path: Path) -> None:
 def _moments(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> Iterator[tuple[str, Tensor]]:
     for parameter, moments in optimizer.state.items():
         for key, value in moments.items():
-            yield f"{key}.{names[id(parameter)]}", torch.as_tensor(value)
+            yield f"{key}.{names[id(parameter)]}", value if isinstance(value, Tensor) else torch.tensor(value)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -151,7 +155,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     _compare(path / "weights.safetensors", saved, wanted)
     with torch.no_grad():
         for name, parameter in wanted.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(like(parameter, saved[name]))
 
 
 def _compare(path: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -177,7 +181,7 @@ def _restore_moments(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
         }
         if moments:
             optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+                key: value if key == "step" else like(parameter, value) for key, value in moments.items()
             }
 
 

@@ -7,26 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from tether.policies.adapters import trainable
 from tether.policies.load import BASE_RECORD
+from tether.policies.sharding import collected, in_shards
 from tether.records.results import write_json
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base_weights: str) -> None:
-    """Save model and tokenizer, safetensors only; the folder appears whole or not at all."""
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base_weights: str, first: bool = True
+) -> None:
+    """Save model and tokenizer, safetensors only; the folder appears whole or not at all.
+
+    Of several processes only the first writes; a model in shards is gathered on it, tensor by tensor.
+    """
+    tensors = _tensors(model, keep=first) if in_shards(model) else None
+    if not first:
+        return
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     use_cache = model.config.use_cache
     model.config.use_cache = True
     try:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=tensors)
     finally:
         model.config.use_cache = use_cache
     tokenizer.save_pretrained(temporary)
     if isinstance(model, PeftModel):
         write_json(temporary / BASE_RECORD, {"weights": base_weights})
-        _absolute_base(temporary / "adapter_config.json")
+        _settle(temporary / "adapter_config.json")
     (temporary / "README.md").unlink(missing_ok=True)
     mask = os.umask(0)
     os.umask(mask)
@@ -36,10 +47,21 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, 
     temporary.replace(folder)
 
 
-def _absolute_base(path: Path) -> None:
-    """Name the base so that the adapter loads from any working directory."""
+def _tensors(model: Any, *, keep: bool) -> dict[str, Tensor]:
+    """Gather what `save_pretrained` writes: every tensor once, tied names sharing theirs."""
+    named: dict[str, Tensor] = trainable(model) if isinstance(model, PeftModel) else {}
+    named = named or model.state_dict(keep_vars=True)
+    once = {id(tensor): (name, tensor) for name, tensor in reversed(named.items())}
+    found = collected(once.values(), keep=keep)
+    return {name: found[once[id(tensor)][0]] for name, tensor in named.items()} if keep else {}
+
+
+def _settle(path: Path) -> None:
+    """Name the base so that the adapter loads from anywhere, and its modules in an order that stays."""
     settings = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(settings.get("target_modules"), list):
+        settings["target_modules"].sort()
     base = Path(settings.get("base_model_name_or_path") or "")
     if base.is_dir():
         settings["base_model_name_or_path"] = str(base.resolve())
-        write_json(path, settings)
+    write_json(path, settings)

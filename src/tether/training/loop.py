@@ -20,6 +20,7 @@ from tether.objectives import next_state
 from tether.objectives.metrics import margin_decomposition, pair_metrics
 from tether.policies.adapters import trainable
 from tether.policies.reference import Scores
+from tether.policies.sharding import whole
 from tether.records.results import Measurement
 from tether.records.tensors import GroupBatch
 from tether.tokens.collate import collate
@@ -178,7 +179,8 @@ def out_of_memory(error: BaseException) -> bool:
 def _clip(loop: Loop, batch: GroupBatch) -> float:
     parameters = list(trainable(loop.engine.model).values())
     limit = loop.config.max_grad_norm
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
+    total = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
+    norm = float(whole(total))
     if norm != norm or norm == float("inf"):
         rows = ", ".join(batch.row_ids[:5]) + (" ..." if len(batch) > 5 else "")
         raise GuardStop(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tether.config.launch import process_count
 from tether.config.train import TrainConfig
 from tether.errors import Interrupted, ResourceError, RunFolderError, SaidElsewhere, TetherError, UsageError
+from tether.policies.load import parameter_count
 from tether.records.tensors import GroupBatch
 
 BUCKET = 2**24
@@ -28,6 +29,9 @@ BUCKET = 2**24
 
 POLL, GRACE, HEAD_START = 0.2, 5.0, 0.3
 """Seconds: between looks at the others; for a process to end by itself; before others speak."""
+
+SHARE_OF_GPU = 0.6
+"""How much of a GPU's free memory a whole copy may take before `auto` cuts the model up."""
 
 _FAILED, _CLAIM, _LEFT = "failed", "claim", "left"
 _joins = 0
@@ -155,6 +159,31 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def wants_shards(config: TrainConfig, processes: Processes, *, in_memory: bool) -> bool:
+    """Return whether the model is cut into shards: as asked, else where a whole copy would not fit the GPU.
+
+    Raises:
+        UsageError: shards of a model that was handed over as an object, or beside a moving reference.
+
+    """
+    if processes.count == 1 or config.parallel == "ddp":
+        return False
+    if config.parallel == "fsdp":
+        if in_memory:
+            raise UsageError("parallel fsdp: cuts the model up, so it needs a model folder, not an object")
+        if config.reference == "moving":
+            raise UsageError("parallel fsdp: reference moving mixes whole weights; use parallel ddp")
+        return True
+    on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    if in_memory or not on_gpu or config.reference == "moving":
+        return False
+    # Weights, gradient and two moments in fp32, and the copy of the start that KL is measured against.
+    each = 4 if config.use_peft else 16
+    needed = parameter_count(config.model_name_or_path) * (each + (4 if config.measure_prompts else 0))
+    free, _ = torch.cuda.mem_get_info()
+    return bool(processes.most(int(needed > SHARE_OF_GPU * free)))
 
 
 def pairs_written_down(config: TrainConfig) -> TrainConfig:

@@ -58,7 +58,13 @@ def load_texts(
     return tokenizer, stops
 
 
-def load_policy(config: TrainConfig, memory: InMemory | None, shared: Shared | None = None) -> PolicyModel:
+def load_policy(
+    config: TrainConfig,
+    memory: InMemory | None,
+    shared: Shared | None = None,
+    *,
+    device: torch.device | None = None,
+) -> PolicyModel:
     """Load the policy: full weights in fp32, or a frozen base (bf16 under bf16) with an fp32 adapter.
 
     Raises:
@@ -66,7 +72,7 @@ def load_policy(config: TrainConfig, memory: InMemory | None, shared: Shared | N
         UsageError: a fresh adapter was asked for on top of a loaded one.
 
     """
-    device = device_of(config.device)
+    device = device or device_of(config.device)
     if memory is not None:
         weights, adapter = hash_model(memory.model), None
         model, path = memory.model, IN_MEMORY
@@ -75,16 +81,19 @@ def load_policy(config: TrainConfig, memory: InMemory | None, shared: Shared | N
             model = add_lora(model, config, seed=config.seed)
         model = model.to(device)
     else:
-        model, weights, adapter, architecture, path = _from_folder(config, shared or Shared())
+        model, weights, adapter, architecture, path = _from_folder(config, shared or Shared(), device)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.config.use_cache = False
     return PolicyModel(model, weights, adapter, path, architecture)
 
 
-def start_model(config: TrainConfig, shared: Shared, *, frozen: bool) -> LoadedModel:
+def start_model(
+    config: TrainConfig, shared: Shared, *, frozen: bool, device: torch.device | None = None
+) -> LoadedModel:
     """Load the model a run starts from, as it trains it, before any adapter is put on."""
-    path, device, attention = config.model_name_or_path, device_of(config.device), config.attn_implementation
+    path, attention = config.model_name_or_path, config.attn_implementation
+    device = device or device_of(config.device)
     # A frozen base may be stored in bf16; everything that learns is fp32.
     dtype = torch.bfloat16 if config.use_peft and uses_bf16(config) else torch.float32
     return shared.model(
@@ -94,8 +103,10 @@ def start_model(config: TrainConfig, shared: Shared, *, frozen: bool) -> LoadedM
     )
 
 
-def _from_folder(config: TrainConfig, shared: Shared) -> tuple[Any, str, str | None, str, str]:
-    loaded = start_model(config, shared, frozen=config.use_peft)
+def _from_folder(
+    config: TrainConfig, shared: Shared, device: torch.device
+) -> tuple[Any, str, str | None, str, str]:
+    loaded = start_model(config, shared, frozen=config.use_peft, device=device)
     model: Any = loaded.model
     if config.use_peft and loaded.adapter is not None:
         raise UsageError(

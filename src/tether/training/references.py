@@ -9,9 +9,9 @@ from tether.config.train import TrainConfig
 from tether.errors import ReferenceMismatch, UsageError
 from tether.generation.measure import same_vocabulary
 from tether.objectives import needs_live_reference
-from tether.policies.adapters import start_copy
 from tether.policies.artifact import MANIFEST, read_artifact, write_artifact
 from tether.policies.reference import ReferenceIdentity, ReferenceTable, Scores, table_from_columns
+from tether.policies.sharding import in_shards, start_of
 from tether.policies.tilted import LiveReference
 from tether.records.rows import Preference
 from tether.tokens.render import EncodedGroup, Renderer
@@ -81,14 +81,15 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     if kind == "moving":
         return _moving(config, policy, place)
     if kind == "artifact":
-        return _artifact(config, Path(path), groups, rows, budget, watcher, policy.engine.processes)
+        return _artifact(config, Path(path), groups, rows, budget, watcher, policy)
     part = {**prepared.names, "budget": budget, "head_chunk": config.head_chunk}
+    sharded = in_shards(policy.engine.model)
 
     def opened() -> Scorer:
         return place.shared.once(
             "scorers",
             {"path": path, "layout": config.layout, **part},
-            lambda: open_scorer(path, config, rows, processes=policy.engine.processes),
+            lambda: open_scorer(path, config, rows, processes=policy.engine.processes, sharded=sharded),
         )
 
     scorer, named, again = _scorer(kind, path, config, policy, rows, groups, opened)
@@ -118,7 +119,7 @@ def _live(config: TrainConfig, kind: str, policy: Policy, model: Any) -> LiveRef
     if not needs_live_reference(config):
         return None
     if kind == "self":
-        start = start_copy(policy.engine.model)
+        start = start_of(policy.engine.model)
         return LiveReference(policy.engine.model, adapter_off=True) if start is None else LiveReference(start)
     if model is None:
         raise UsageError(
@@ -254,7 +255,7 @@ def _artifact(
     rows: list[Preference],
     budget: int,
     watcher: Watcher,
-    processes: Processes,
+    policy: Policy,
 ) -> Reference:
     table, manifest = read_artifact(path)
     wanted = f"{config.truncation_mode} {config.max_length}"
@@ -277,7 +278,12 @@ def _artifact(
         watcher.stage(f"checking {path} against {source}")
         without = table.identity.scored.get("prompt") == "without"
         engine, theirs, loaded, tokenizer, stops = open_scorer(
-            source, config, rows[:RESCORED_ROWS], without_prompt=without, processes=processes
+            source,
+            config,
+            rows[:RESCORED_ROWS],
+            without_prompt=without,
+            processes=policy.engine.processes,
+            sharded=in_shards(policy.engine.model),
         )
         now = identity(
             table.identity.kind,

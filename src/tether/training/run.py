@@ -23,12 +23,14 @@ from tether.errors import ResourceError, TetherError
 from tether.objectives import (
     check,
     check_labels,
+    needs_live_reference,
     needs_reference,
     needs_reference_tokens,
     warnings,
     zero_margin,
 )
 from tether.policies.adapters import disable_dropout
+from tether.policies.sharding import shard
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord, read_run, write_json, write_lines, write_text
 from tether.tokens.collate import collate
@@ -40,7 +42,7 @@ from tether.training.folder import RunFolder, fingerprint_of
 from tether.training.hardware import peak_memory
 from tether.training.loop import Loop, event, finish, restore, run_updates
 from tether.training.optim import make_optimizer, make_schedule
-from tether.training.parallel import Processes, joined, pairs_explained, pairs_written_down
+from tether.training.parallel import Processes, joined, pairs_explained, pairs_written_down, wants_shards
 from tether.training.plan import total_updates
 from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
 from tether.training.prepare import Prepared, check_ids, left_out, prepared_rows, task_of
@@ -139,8 +141,6 @@ def _parts(
     processes: Processes,
 ) -> Parts:
     clock = Clock()
-    if processes.count > 1:
-        watcher.note(pairs_explained(config))
     watcher.stage("reading data")
     tokenizer, stops = load_texts(config, given.memory)
     renderer = Renderer(tokenizer, stops, score_turns=config.score_turns)
@@ -155,14 +155,23 @@ def _parts(
     clock.lap("data")
     watcher.stage("loading the model")
     torch.use_deterministic_algorithms(config.deterministic)
-    policy = load_policy(config, given.memory, given.shared)
+    sharded = wants_shards(config, processes, in_memory=given.memory is not None)
+    device = device_of(config.device)
+    place = torch.device("cpu") if sharded else device
+    policy = load_policy(config, given.memory, given.shared, device=place)
     # After loading, so that a run that takes its model over draws the same numbers as one that read it.
     torch.manual_seed(config.seed)
     check_ids(groups, embedding_rows(policy.model))
     if config.disable_dropout:
         disable_dropout(policy.model, keep_adapter=True)
+    if sharded:
+        copied = config.measure_prompts > 0 or needs_live_reference(config)
+        shard(policy.model, device, processes.count, keep_start=copied)
     record = starting_record(config, policy, prepared, tokenizer)
     clock.lap("model")
+    if processes.count > 1:
+        held = "shards of the model" if sharded else "a whole copy of the model"
+        watcher.note(f"{pairs_explained(config)}; {held} in each")
     facts = {"weights": policy.weights, "adapter": policy.adapter, **record.data}
     processes.same({key: facts[key] for key in ("weights", "adapter", "train", "eval")})
     return Parts(
@@ -338,8 +347,8 @@ def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
         run_updates(loop)
         parts.clock.lap("training")
         finish(loop)
-        if first:
-            save_model(parts.policy.model, parts.tokenizer, path / "model", base_weights=parts.policy.weights)
+        weights = parts.policy.weights
+        save_model(parts.policy.model, parts.tokenizer, path / "model", base_weights=weights, first=first)
     except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(path).free / 2**20
         raise ResourceError(

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from tether.config.train import TrainConfig
 from tether.generation.measure import measure, summarise
 from tether.objectives import needs_reference
-from tether.policies.adapters import start_copy
+from tether.policies.sharding import in_shards, start_of, within
 from tether.records.protocols import Evaluator
 from tether.records.results import Measurement, Sample, read_lines, write_lines
 from tether.records.rows import Content, Preference, canonical_json
@@ -41,19 +42,21 @@ class Sampler:
         self._prompts: list[Content] = [row.prompt for row in rows]
         self._ids = [renderer.prompt_ids(row.prompt, row.tools, row.template_arguments) for row in rows]
         # A second copy of the weights, on the CPU until it is needed: the price of an honest KL.
-        self._start: Any = start_copy(engine.model)
+        self._start: Any = start_of(engine.model)
         self.first: list[dict[str, Any]] = []
         self.last: list[dict[str, Any]] = []
 
     def __call__(self, step: int) -> Measurement:
         """Measure the policy as it is; the same prompts and seeds at every step."""
         device = next(self._engine.model.parameters()).device
-        if self._start is not None:
-            self._start.to(device)
         model: Any = self._engine.model
+        sharded = in_shards(model)
+        if self._start is not None and not sharded:
+            self._start.to(device)
         mine = self._mine()
-        with self._engine.autocast():
-            measurement, rows = measure(
+
+        def measured() -> tuple[Measurement, list[dict[str, Any]]]:
+            return measure(
                 model,
                 start=self._start,
                 start_context=model.disable_adapter if self._start is None else None,
@@ -66,8 +69,14 @@ class Sampler:
                 max_new_tokens=self._config.kl_max_new_tokens,
                 seed=self._config.seed,
                 evaluators=self._evaluators,
+                most=self._engine.processes.most if sharded else int,
             )
-        if self._start is not None and device.type == "cuda":
+
+        with torch.no_grad(), self._engine.autocast():
+            measurement, rows = within(
+                model, lambda: within(self._start, lambda: within(self._reference, measured))
+            )
+        if self._start is not None and device.type == "cuda" and not sharded:
             self._start.to("cpu")
         if self._engine.processes.count > 1:
             rows = self._joined(rows, mine)

@@ -17,6 +17,7 @@ from tether.config.train import TrainConfig
 from tether.policies.layout_check import LayoutChoice, choose_layout
 from tether.policies.load import LoadedModel, load_model
 from tether.policies.reference import SCORING_VERSION, ReferenceIdentity, ReferenceTable
+from tether.policies.sharding import shard
 from tether.records.rows import Preference
 from tether.tokens.collate import collate
 from tether.tokens.load import load_tokenizer, stop_ids
@@ -144,11 +145,15 @@ def open_scorer(
     *,
     without_prompt: bool = False,
     processes: Processes = ALONE,
+    sharded: bool = False,
 ) -> Scorer:
     """Load any model with its own tokenizer, ready to score rows the policy already truncated."""
     device = device_of(config.device)
     dtype = torch.bfloat16 if uses_bf16(config) else torch.float32
-    loaded = load_model(path, dtype=dtype, device=device, attention=config.attn_implementation)
+    place = torch.device("cpu") if sharded else device
+    loaded = load_model(path, dtype=dtype, device=place, attention=config.attn_implementation)
+    if sharded:
+        shard(loaded.model, device, processes.count)
     tokenizer = load_tokenizer(str(path))
     stops = stop_ids(tokenizer, str(path))
     renderer = Renderer(tokenizer, stops, without_prompt=without_prompt, score_turns=config.score_turns)

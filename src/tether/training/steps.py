@@ -19,6 +19,7 @@ from tether.policies.adapters import trainable
 from tether.policies.layouts import Layout
 from tether.policies.logprobs import forward_backward, sequence_logprobs
 from tether.policies.reference import Scores
+from tether.policies.sharding import in_shards
 from tether.policies.tilted import LiveReference, tilted_logprobs
 from tether.records.tensors import GroupBatch, LossInputs, LossOutput, SequenceLogProbs, Tilted
 from tether.tokens.collate import plan_microbatches
@@ -62,6 +63,21 @@ class Beside:
             self.memory,
             self.training,
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The micro-batches of one process: groups by index, then passes that only keep step with others."""
+
+    parts: list[list[int]]
+    extra: int
+
+    def fillers(self, batch: GroupBatch) -> list[GroupBatch]:
+        """Return a batch for every extra pass: its shortest group."""
+        if not self.extra:
+            return []
+        sizes = batch.prompt_lengths.clone().index_add_(0, batch.group_of, batch.completion_lengths)
+        return [batch.select([int(sizes.argmin())])] * self.extra
 
 
 @dataclass(frozen=True)
@@ -139,7 +155,7 @@ def update_gradient(
     two_phase = couples(engine.options)
     coefficients = _coefficients(engine, batch, beside, plan, counts) if two_phase else None
     parts: list[SequenceLogProbs] = []
-    for groups in plan:
+    for groups in plan.parts:
         part = batch.select(groups)
         sequences = _sequences_of(batch, groups)
 
@@ -161,10 +177,21 @@ def update_gradient(
                 engine.model, part, layout=engine.layout, loss=loss, head_chunk=engine.head_chunk
             )
         parts.append(_to(values, torch.device("cpu")))
+    for part in plan.fillers(batch):
+        with engine.autocast():
+            forward_backward(
+                engine.model, part, layout=engine.layout, loss=_no_weight, head_chunk=engine.head_chunk
+            )
     policy = _join(engine, batch, plan, parts)
     _guard(batch, policy)
-    engine.processes.sum_gradients(list(trainable(engine.model).values()))
+    if not in_shards(engine.model):
+        engine.processes.sum_gradients(list(trainable(engine.model).values()))
     return _score(engine.options, batch, policy, beside, counts)
+
+
+def _no_weight(values: SequenceLogProbs, chunk: Tensor) -> Tensor:
+    """Weigh log-probs with zero: the pass is made, and the gradient is not changed."""
+    return 0.0 * values.sums.sum()
 
 
 def _beside(
@@ -186,18 +213,21 @@ def _tilted(engine: Engine, batch: GroupBatch, budget: int) -> Tilted | None:
         return None
     plan = _plan(engine, batch, budget)
     away, towards = torch.zeros(2, batch.sequences)
-    for groups in plan:
+    parts: list[tuple[Tensor, Tensor]] = []
+    for part in [*(batch.select(groups) for groups in plan.parts), *plan.fillers(batch)]:
         with torch.no_grad(), engine.autocast():
-            part = tilted_logprobs(
+            found = tilted_logprobs(
                 engine.model,
                 engine.live,
-                batch.select(groups),
+                part,
                 step=engine.options.epsilon_dpo_epsilon,
                 layout=engine.layout,
                 head_chunk=engine.head_chunk,
             )
+        parts.append((found.away.cpu(), found.towards.cpu()))
+    for groups, found in zip(plan.parts, parts, strict=False):
         mine = _sequences_of(batch, groups)
-        away[mine], towards[mine] = part.away.cpu(), part.towards.cpu()
+        away[mine], towards[mine] = found
     return Tilted(engine.processes.summed(away), engine.processes.summed(towards))
 
 
@@ -206,21 +236,22 @@ def update_logprobs(engine: Engine, batch: GroupBatch, budget: int) -> SequenceL
     return _without_gradient(engine, batch, _plan(engine, batch, budget))
 
 
-def _without_gradient(engine: Engine, batch: GroupBatch, plan: Sequence[Sequence[int]]) -> SequenceLogProbs:
+def _without_gradient(engine: Engine, batch: GroupBatch, plan: Plan) -> SequenceLogProbs:
     parts: list[SequenceLogProbs] = []
-    for groups in plan:
+    for part in [*(batch.select(groups) for groups in plan.parts), *plan.fillers(batch)]:
         with torch.no_grad(), engine.autocast():
-            values = sequence_logprobs(
-                engine.model, batch.select(groups), layout=engine.layout, head_chunk=engine.head_chunk
-            )
+            values = sequence_logprobs(engine.model, part, layout=engine.layout, head_chunk=engine.head_chunk)
         parts.append(_to(values.detach(), torch.device("cpu")))
-    return _join(engine, batch, plan, parts)
+    return _join(engine, batch, plan, parts[: len(plan.parts)])
 
 
-def _plan(engine: Engine, batch: GroupBatch, budget: int) -> list[list[int]]:
+def _plan(engine: Engine, batch: GroupBatch, budget: int) -> Plan:
     """Return this process's micro-batches, as indices of groups of the whole batch."""
     mine = shares(batch, engine.processes.count)[engine.processes.rank]
-    return [[mine[i] for i in part] for part in plan_microbatches(batch.select(mine), budget, engine.layout)]
+    parts = [[mine[i] for i in part] for part in plan_microbatches(batch.select(mine), budget, engine.layout)]
+    # A model in shards gathers its weights while it runs: all processes must run it as often.
+    passes = engine.processes.most(len(parts)) if in_shards(engine.model) else len(parts)
+    return Plan(parts, passes - len(parts))
 
 
 def evaluate(
@@ -245,7 +276,7 @@ def _coefficients(
     engine: Engine,
     batch: GroupBatch,
     beside: Beside,
-    plan: Sequence[Sequence[int]],
+    plan: Plan,
     counts: Mapping[str, int],
 ) -> Tensor:
     state = torch.get_rng_state()
@@ -298,14 +329,14 @@ def _sequences_of(batch: GroupBatch, groups: Sequence[int]) -> Tensor:
 
 
 def _join(
-    engine: Engine, batch: GroupBatch, plan: Sequence[Sequence[int]], parts: Sequence[SequenceLogProbs]
+    engine: Engine, batch: GroupBatch, plan: Plan, parts: Sequence[SequenceLogProbs]
 ) -> SequenceLogProbs:
     """Put the micro-batches of all processes together in the batch's order."""
     lengths = batch.scored_lengths
     count = batch.sequences
     values = torch.zeros(count + int(lengths.sum()), dtype=torch.float32)
     ends = lengths.cumsum(0)
-    for groups, part in zip(plan, parts, strict=True):
+    for groups, part in zip(plan.parts, parts, strict=True):
         assert part.tokens is not None, "a policy knows its tokens"
         mine = _sequences_of(batch, groups)
         values[mine] = part.sums
