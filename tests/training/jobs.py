@@ -19,6 +19,7 @@ from tether.policies.sharding import shard, whole, within
 from tether.training import loop as loop_module
 from tether.training import steps as steps_module
 from tether.training.parallel import joined
+from tether.training.policy import checkpoint_blocks
 from tether.training.run import Given, train
 from tether.training.signals import StopRequest
 from tether.training.steps import Engine, update_gradient
@@ -98,7 +99,7 @@ def gradient(
         loaded: Any = load_model(folder).model
         config = TrainConfig.model_validate(options)
         if config.gradient_checkpointing:
-            loaded.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_blocks(loaded)
         if config.use_peft:
             loaded = with_some_effect(add_lora(loaded, config, seed=1))
         if processes.count > 1 and parallel == "fsdp":

@@ -36,6 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
     "live-reference": {"loss_type": "epsilon_dpo"},
 }
 
+RARE = ("moving", "live-reference")
+
 
 @pytest.fixture(scope="module")
 def together() -> Iterator[Together]:
@@ -98,7 +100,9 @@ def agree(one: str | Path, other: str | Path) -> None:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow if c in RARE else ()) for c in CASES]
+)
 def test_two_processes_train_as_one(
     case: str, parallel: str, together: Together, options: Callable[..., dict[str, Any]]
 ) -> None:
@@ -170,11 +174,11 @@ def test_the_gradient_is_the_sum_over_all_rows_however_they_are_cut(
 
 
 def test_samples_of_uneven_lengths_are_those_of_one_process(together: Together, place: Path) -> None:
-    alone = jobs.measured(str(place / "model"), parallel="", stops=60)
+    alone = jobs.measured(str(place / "model"), parallel="", stops=25)
     lengths = [row["tokens"] for row in alone.values()]
     assert max(lengths) > 3 * min(lengths)
     found: dict[int, Any] = {}
-    for part in together.run(jobs.measured, folder=str(place / "model"), parallel="fsdp", stops=60):
+    for part in together.run(jobs.measured, folder=str(place / "model"), parallel="fsdp", stops=25):
         found |= part
     assert found.keys() == alone.keys()
     for prompt, row in alone.items():

@@ -68,7 +68,8 @@ def shard(model: nn.Module, device: torch.device, processes: int, *, keep_start:
     mesh = init_device_mesh(device.type, (processes,))
     for block in blocks(model):
         fully_shard(block, mesh=mesh)
-    outer = fully_shard(_Outer(model), mesh=mesh)
+    outer = _Outer(model)
+    fully_shard(outer, mesh=mesh)
     for module in outer.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -79,7 +80,7 @@ def shard(model: nn.Module, device: torch.device, processes: int, *, keep_start:
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the layers of a causal LM that are gathered one at a time: those its class must not split."""
     backbone = take_apart(model).backbone
-    names = set(getattr(backbone, "_no_split_modules", None) or ())
+    names: set[str] = set(getattr(backbone, "_no_split_modules", None) or ())
     found = [module for module in backbone.modules() if type(module).__name__ in names]
     if found:
         return found
@@ -120,12 +121,13 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def collected(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
-    """Gather tensors one by one; a process that does not `keep` them only takes part."""
+    """Gather tensors one by one into memory of their own; who does not `keep` them only takes part."""
     kept: dict[str, Tensor] = {}
     for name, tensor in tensors:
         found = whole(tensor.detach())
         if keep:
-            kept[name] = found.cpu() if isinstance(tensor, DTensor) else found
+            own = isinstance(tensor, DTensor)
+            kept[name] = found.cpu() if own else found.cpu().contiguous().clone()
     return kept
 
 

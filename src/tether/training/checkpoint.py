@@ -72,7 +72,7 @@ def save(
         _save(temporary / "optimizer.safetensors", collected(_moments(optimizer, names), keep=True))
         _save(temporary / "random.safetensors", random_state())
         if reference is not None:
-            _save(temporary / REFERENCE, reference)
+            _save(temporary / REFERENCE, collected(reference.items(), keep=True))
         write_json(temporary / "state.json", {"step": step, **state})
         digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / MARKER, {"files": digests})
@@ -95,8 +95,7 @@ def disk_problem(error: BaseException) -> str:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # safetensors refuses tensors that share memory, and would keep a view's order of strides.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    save_file(dict(tensors), path)
     _sync(path)
 
 

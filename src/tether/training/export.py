@@ -49,8 +49,9 @@ def save_model(
 
 def _tensors(model: Any, *, keep: bool) -> dict[str, Tensor]:
     """Gather what `save_pretrained` writes: every tensor once, tied names sharing theirs."""
-    named: dict[str, Tensor] = trainable(model) if isinstance(model, PeftModel) else {}
-    named = named or model.state_dict(keep_vars=True)
+    named: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    if isinstance(model, PeftModel):
+        named = {**trainable(model)}
     once = {id(tensor): (name, tensor) for name, tensor in reversed(named.items())}
     found = collected(once.values(), keep=keep)
     return {name: found[once[id(tensor)][0]] for name, tensor in named.items()} if keep else {}

@@ -83,9 +83,19 @@ def load_policy(
     else:
         model, weights, adapter, architecture, path = _from_folder(config, shared or Shared(), device)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_blocks(model)
     model.config.use_cache = False
     return PolicyModel(model, weights, adapter, path, architecture)
+
+
+def checkpoint_blocks(model: Any) -> None:
+    """Keep only each block's input for the backward pass, and compute the rest again."""
+    # The newer of the transformers we run with warn of the older name.
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def start_model(
