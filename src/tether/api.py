@@ -36,9 +36,11 @@ from tether.judging.run import (
 from tether.judging.run import plan_judging as plan_judging_of
 from tether.policies.load import config_summary
 from tether.records.protocols import Evaluator
+from tether.records.references import ReferenceComparison
 from tether.records.results import RunRecord
 from tether.reports.card import write_card
 from tether.reports.page import write_report
+from tether.study.references import compare_references as references_beside
 from tether.tokens.render import Renderer
 from tether.training.hardware import memory_of
 from tether.training.merge import MergeRecord, merge_adapter
@@ -140,6 +142,25 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     budget = config.max_tokens_per_microbatch or default_budget(device)
     groups = prepared.train.groups
     return asdict(plan_run(config, model, groups, budget=budget, memory=memory_of(device)))
+
+
+def compare_references(
+    model: str | Path,
+    data: str | Path,
+    references: Sequence[str],
+    *,
+    rows: int = 1000,
+    prompts: int = 32,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> ReferenceComparison:
+    """Look at references before any training; the same as `tether reference compare`.
+
+    Other options are the keys of `tether train` that say how rows are cut and scored.
+    """
+    values = {"model_name_or_path": str(model), "dataset_name": str(data), "output_dir": "(none)", **options}
+    config = build(TrainConfig, values, aliases=TRAIN_ALIASES, source="reference compare")
+    return references_beside(config, references, rows=rows, prompts=prompts, watcher=watcher)
 
 
 def report(run: str | Path, *, page: Path | None = None) -> Path:

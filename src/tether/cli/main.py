@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": ("tether.cli.convert:convert", "Write rows in another tool's format.", TUNE),
     "train": ("tether.cli.train:train", "Tune a model on preferences, or supervised.", TUNE),
     "score": ("tether.cli.score:score", "Score rows with any model: a reference to reuse.", TUNE),
+    "reference": ("tether.cli.reference:app", "References before training: which says what.", TUNE),
     "merge": ("tether.cli.merge:merge", "Merge an adapter; says what rounding cost.", TUNE),
     "generate": ("tether.cli.generate:generate", "Answer prompts, seeded per prompt.", LOOK),
     "chat": ("tether.cli.chat:chat", "Talk to a model, or to two side by side.", LOOK),
