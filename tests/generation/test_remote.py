@@ -248,6 +248,16 @@ def test_the_key_is_sent_and_written_nowhere(
     assert KEY not in written + said.out + said.err
 
 
+def test_a_key_that_the_server_repeats_is_not_repeated_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "injected")
+    stub = Stub(echo)
+    stub.faults = ["400"]
+    with serving(stub) as url, pytest.raises(ResourceError, match=r"HTTP 400 \(\*\*\*\)"):
+        ask_file(server(url), [chat(0)], tmp_path / "o", Sampling())
+
+
 def test_a_file_of_another_server_model_or_prompt_is_not_continued(tmp_path: Path) -> None:
     out = tmp_path / "o"
     with serving(Stub(echo)) as url:

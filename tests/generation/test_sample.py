@@ -291,7 +291,9 @@ def test_the_command_prints_one_json_document_and_exits_with_its_status(
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 0
-    assert "7 completions of 7 prompts (7 of them by an earlier run)" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "7 completions of 7 prompts (7 of them by an earlier run)"
+    assert told[-1] == f"written: {tmp_path / 'o.jsonl'}" and all(len(line) <= 80 for line in told[:-1])
     for wrong, status in ((["--top-p", "0"], 2), (["--seed", "5"], 3), (["--dial", "2"], 2)):
         with pytest.raises(SystemExit) as ended:
             main([*words, *wrong])
