@@ -9,6 +9,7 @@ import pytest
 import tether
 from tether.cli.main import COMMANDS
 from tether.errors import Interrupted, TetherError
+from tether.study.plan import StudyPlan
 from tether.training.folder import OWN
 from tether.training.merge import MergeRecord
 from tether.training.plan import Plan
@@ -21,6 +22,7 @@ DOCUMENTED = {
     "tether train --plan": [field.name for field in dataclasses.fields(Plan)],
     "tether score": list(ScoreRecord.model_fields),
     "tether merge": list(MergeRecord.model_fields),
+    "tether study --plan": list(StudyPlan.model_fields),
 }
 
 

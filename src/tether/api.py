@@ -16,6 +16,7 @@ from tether.config.aliases import TRAIN_ALIASES
 from tether.config.generate import GenerateConfig
 from tether.config.launch import first_process
 from tether.config.parse import build
+from tether.config.study import StudyConfig, build_study
 from tether.config.train import TrainConfig
 from tether.data.checks import DataReport, load
 from tether.errors import UsageError
@@ -38,8 +39,13 @@ from tether.policies.load import config_summary
 from tether.records.protocols import Evaluator
 from tether.records.references import ReferenceComparison
 from tether.records.results import RunRecord
+from tether.records.study import StudyRecord
 from tether.reports.card import write_card
 from tether.reports.page import write_report
+from tether.study.bench import Bench
+from tether.study.execute import StudyWatcher, Unwatched
+from tether.study.execute import run_study as run_in_folder
+from tether.study.plan import StudyPlan, plan_study
 from tether.study.references import compare_references as references_beside
 from tether.tokens.render import Renderer
 from tether.training.hardware import memory_of
@@ -53,7 +59,7 @@ from tether.training.score import default_budget, device_of
 from tether.training.scoring import ScoreRecord, score_file
 from tether.training.sharing import Shared
 from tether.training.track import Watcher
-from tether.worlds import load_world
+from tether.worlds import evaluator_named, load_world
 from tether.worlds.world import WorldFiles
 
 Rows = str | Path | Sequence[dict[str, Any]]
@@ -117,19 +123,6 @@ def train_config(
     if first_process():
         report(config.output_dir)
     return record
-
-
-def evaluator_named(name: str) -> Evaluator:
-    """Return the evaluator a config names: `world:NAME`.
-
-    Raises:
-        UsageError: no such evaluator.
-
-    """
-    kind, _, rest = name.partition(":")
-    if kind != "world" or not rest:
-        raise UsageError(f"evaluators: {name!r} is not known; use world:NAME (see tether world list)")
-    return load_world(rest).evaluator()
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:
@@ -256,3 +249,26 @@ def score(model: str | Path, data: str | Path, out: str | Path, **options: Any) 
 def merge(run: str | Path, out: str | Path, **options: Any) -> MergeRecord:
     """Merge a run's adapter into its base; returns the log-prob error of merging."""
     return merge_adapter(Path(run), Path(out), **options)
+
+
+def run_study(
+    model: str | Path,
+    data: str | Path,
+    output_dir: str | Path,
+    *,
+    watcher: StudyWatcher | None = None,
+    **options: Any,
+) -> StudyRecord:
+    """Run a study, or go on with it; the same as `tether study`. Factors are lists (`beta=[1, 0.1]`)."""
+    values = {"model_name_or_path": str(model), "dataset_name": str(data), "output_dir": str(output_dir)}
+    return study_config(build_study({**values, **options}, source="study"), watcher=watcher)
+
+
+def study_config(config: StudyConfig, *, watcher: StudyWatcher | None = None) -> StudyRecord:
+    """Run a resolved study, or go on with it."""
+    return run_in_folder(config, watcher or Unwatched())
+
+
+def study_plan(config: StudyConfig) -> StudyPlan:
+    """Plan a study without running it; a few of its rows are timed."""
+    return plan_study(Bench(config), timing=True)

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tether.errors import DataError
+from tether.records.results import LARGE
 
 Array = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
-LARGE = 10.0
-"""Nats: a token whose log-ratio exceeds this was moved by a factor of more than 20,000."""
 MIN_COUNT = 100
 
 

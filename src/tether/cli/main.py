@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("tether.cli.score:score", "Score rows with any model: a reference to reuse.", TUNE),
     "reference": ("tether.cli.reference:app", "References before training: which says what.", TUNE),
     "merge": ("tether.cli.merge:merge", "Merge an adapter; says what rounding cost.", TUNE),
+    "study": ("tether.cli.study:app", "Many runs over a grid: how tight, which reference.", TUNE),
     "generate": ("tether.cli.generate:generate", "Answer prompts, seeded per prompt.", LOOK),
     "chat": ("tether.cli.chat:chat", "Talk to a model, or to two side by side.", LOOK),
     "watch": ("tether.cli.watch:watch", "Watch a run in the terminal, with its curves.", LOOK),
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # peft asks transformers for a name that transformers is renaming; nothing a user could do about it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     try:
-        if words[0] == "train" and {"--help", "-h"} & set(words):
-            sys.stdout.write(importlib.import_module("tether.cli.train").help_page())
+        if words[0] in ("train", "study") and len(words) == 2 and words[1] in ("--help", "-h"):
+            sys.stdout.write(importlib.import_module(f"tether.cli.{words[0]}").help_page())
             sys.exit(0)
         status = app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except SaidElsewhere as error:

@@ -31,7 +31,9 @@ def with_options(
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
         added = [
-            _option(name, field, sections, names.get(name, [])) for name, field in model.model_fields.items()
+            _option(name, field, sections, names.get(name, []))
+            for name, field in model.model_fields.items()
+            if not _extra(field).get("yaml_only")
         ]
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -52,8 +54,7 @@ def help_lines(model: type[BaseModel], groups: list[str], width: int = 79) -> li
     for group in groups:
         lines += ["", group]
         for name, field in model.model_fields.items():
-            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-            if extra.get("group") != group:
+            if _extra(field).get("group") != group or _extra(field).get("yaml_only"):
                 continue
             text = FIRST_SENTENCE.split(field.description or "")[0].rstrip(".").replace("`", "")
             required = field.default is PydanticUndefined
@@ -71,14 +72,13 @@ def help_lines(model: type[BaseModel], groups: list[str], width: int = 79) -> li
 def _option(
     name: str, field: FieldInfo, sections: Mapping[str, Group], aliases: list[str]
 ) -> inspect.Parameter:
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    group = sections.get(str(extra.get("group")))
+    group = sections.get(str(_extra(field).get("group")))
     text = (field.description or "").replace("`", "")
     if field.default is not PydanticUndefined and field.default is not None:
         text = f"{text} [{_shown(field.default)}]"
     elif field.default is PydanticUndefined:
         text = f"{text} [required]"
-    kind = _plain(field.annotation)
+    kind = list[str] if _extra(field).get("commas") else _plain(field.annotation)
     is_flag = kind is bool
     annotation = Annotated[
         kind | None,
@@ -93,6 +93,10 @@ def _option(
         ),
     ]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _extra(field: FieldInfo) -> Mapping[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def _shown(value: object) -> str:

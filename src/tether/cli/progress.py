@@ -56,7 +56,7 @@ class Terminal:
         if self._first is None:
             self._first = (step, now)
         done = step - self._first[0]
-        left = f"{_clock((now - self._first[1]) / done * (total - step))} left" if done else ""
+        left = f"{clock((now - self._first[1]) / done * (total - step))} left" if done else ""
         self._now(f"step {step} of {total}   loss {loss:.4f}   {left}")
 
     def log(self, line: Mapping[str, Any], *, total: int) -> None:
@@ -100,7 +100,7 @@ def counting(unit: str, *, quiet: bool = False) -> Generator[Callable[[int, int]
         if quiet or (live is None and done < total and now - last < SECONDS_BETWEEN_LINES):
             return
         last = now
-        left = f", {_clock((now - began) / done * (total - done))} left" if 0 < done < total else ""
+        left = f", {clock((now - began) / done * (total - done))} left" if 0 < done < total else ""
         text = Text(f"{done} of {total} {unit}{left}", no_wrap=True, overflow="ellipsis")
         if live is None:
             console.print(text)
@@ -132,7 +132,8 @@ def measured(line: Mapping[str, Any]) -> str:
     return f"{'samples':>9}  " + "; ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

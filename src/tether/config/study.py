@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from tether.config.aliases import TRAIN_ALIASES
 from tether.config.parse import build
@@ -31,6 +31,9 @@ REFDPO = {"learning_rate": [5e-7], "num_train_epochs": 3, "train_batch_size": 32
 """The paper's training settings (section 3), used by its presets."""
 
 
+YAML_ONLY: Any = {"group": "Grid", "yaml_only": True}
+
+
 def factor(text: str, default: Any) -> Any:
     """Declare a factor: a list, written with commas on the command line."""
     return Field(default, description=text, json_schema_extra={"group": "Grid", "commas": True})
@@ -49,11 +52,13 @@ class StudyConfig(BaseModel):
     learning_rate: tuple[float, ...] = factor("Peak learning rates.", (1e-6,))
     seed: tuple[int, ...] = factor("Seeds of training; the split of the rows stays.", (0,))
     data_fraction: tuple[float, ...] = factor("Shares of the training prompts.", (1.0,))
-    exclude: tuple[dict[str, Any], ...] = knob(
-        "Grid", "Combinations to leave out, as {factor: value or list}. YAML only.", ()
+    exclude: tuple[dict[str, Any], ...] = Field(
+        (), description="Combinations to leave out, as {factor: value or list}.", json_schema_extra=YAML_ONLY
     )
-    add: tuple[dict[str, Any], ...] = knob(
-        "Grid", "Further grids: {factor: values}, the rest as above. Written by tether study add.", ()
+    add: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="Further grids: {factor: values}, the rest as above. Written by tether study add.",
+        json_schema_extra=YAML_ONLY,
     )
     measured_prompts: int = knob("Measured", "Held-out prompts every cell answers after training.", 64, gt=0)
     samples_per_prompt: int = knob("Measured", "Answers per prompt.", 1, gt=0)
@@ -112,6 +117,15 @@ SHARED_KEYS = frozenset({*FACTORS, "output_dir", "evaluators"})
 TRAIN_KEYS = tuple(name for name in TrainConfig.model_fields if name not in SHARED_KEYS)
 STUDY_KEYS = tuple(name for name in StudyConfig.model_fields if name != "fixed")
 STUDY_ALIASES = {**TRAIN_ALIASES, "evaluator": "evaluators"}
+
+
+_SHOWN: dict[str, Any] = {
+    **{name: field for name, field in StudyConfig.model_fields.items() if name != "fixed"},
+    **{name: TrainConfig.model_fields[name] for name in TRAIN_KEYS},
+}
+_MADE: Any = {name: (field.annotation, field) for name, field in _SHOWN.items()}
+StudyOptions: type[BaseModel] = create_model("StudyOptions", **_MADE)
+"""The keys of a study beside each other, as a YAML file and the command line give them; for help only."""
 
 
 def build_study(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tether.errors import ModelError
 from tether.generation.streams import Dial, Dialled, Most, Source, evaluating, left_padded, vocabulary_size
+from tether.records.results import LARGE
 
 PIECE = 2**22
 """Scores per model held at once (fp32: 16 MiB); a piece of a sequence is as long as this allows."""
@@ -34,6 +35,8 @@ class Along:
     """KL(policy || other) of the next-token distributions, per other model."""
     log_ratio: dict[str, Float64[Tensor, " S"]]
     """log policy - log other of the completion itself."""
+    large: dict[str, Float64[Tensor, " S"]]
+    """Tokens of the completion with |log policy - log other| above `LARGE`."""
 
 
 def divergence(
@@ -64,6 +67,7 @@ def divergence(
     entropy, logprob = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     kl = {name: torch.zeros(count, dtype=torch.float64) for name in others}
     ratio = {name: torch.zeros(count, dtype=torch.float64) for name in others}
+    large = {name: torch.zeros(count, dtype=torch.float64) for name in others}
     _check_ids(others, completions)
     models = [policy.model, *(s.model for s in others.values()), *([dial.reference.model] if dial else [])]
     order = sorted(range(count), key=lambda i: -(len(prompts[i]) + len(completions[i])))
@@ -90,6 +94,7 @@ def divergence(
                     if name:
                         kl[name][index] += sums[2]
                         ratio[name][index] += sums[3]
+                        large[name][index] += sums[4]
                     else:
                         entropy[index] += sums[0]
                         logprob[index] += sums[1]
@@ -98,7 +103,7 @@ def divergence(
             raise ModelError(
                 f"KL(policy || {name}) is infinite: {name} rules out a token the policy can write"
             )
-    return Along(entropy, logprob, kl, ratio)
+    return Along(entropy, logprob, kl, ratio, large)
 
 
 def _check_ids(others: Mapping[str, Source], completions: Sequence[Sequence[int]]) -> None:
@@ -143,8 +148,8 @@ def _compare(
     other: Float[Tensor, "B n W"],
     targets: Int64[Tensor, "B n"],
     mask: Int64[Tensor, "B n"],
-) -> Float64[Tensor, "4 B"]:
-    """Return sums over tokens: entropy, policy log-prob, KL(policy || other), log-ratio; of log-probs."""
+) -> Float64[Tensor, "5 B"]:
+    """Return sums over tokens: entropy, policy log-prob, KL(policy || other), log-ratio, large log-ratios."""
     first, second = policy, other.to(policy.device)
     if first.shape[-1] != second.shape[-1]:
         shared = min(first.shape[-1], second.shape[-1])
@@ -155,5 +160,6 @@ def _compare(
     kl = (probability * (first - second).masked_fill(probability == 0, 0)).sum(-1)
     place = targets.to(first.device).unsqueeze(-1)
     logprob, other_logprob = first.gather(-1, place).squeeze(-1), second.gather(-1, place).squeeze(-1)
-    values = torch.stack([entropy, logprob, kl, logprob - other_logprob]).double().cpu()
+    ratio = logprob - other_logprob
+    values = torch.stack([entropy, logprob, kl, ratio, (ratio.abs() > LARGE).to(ratio)]).double().cpu()
     return values.masked_fill(mask == 0, 0).sum(-1)

@@ -38,6 +38,7 @@ MeasuredSample = dict[str, Any]
     entropy, logprob    of the policy
     kl_start, kl_reference                 Rao-Blackwell terms; None without that model
     log_ratio_start, log_ratio_reference   log policy - log other of this sample: the k1 estimate of it
+    large_start         tokens of it with |log policy - log start| above 10 nats
     scores              per evaluator
 """
 
@@ -183,6 +184,7 @@ def _samples(
             "kl_reference": value(along.kl, "reference", index),
             "log_ratio_start": value(along.log_ratio, "start", index),
             "log_ratio_reference": value(along.log_ratio, "reference", index),
+            "large_start": value(along.large, "start", index),
             "scores": {name: column[index] for name, column in scores.items()},
         }
         for index, result in enumerate(generated)

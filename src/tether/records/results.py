@@ -21,6 +21,9 @@ from tether.records.rows import Content
 SCHEMA = 1
 """Version of every file described here; raised when a field changes its meaning."""
 
+LARGE = 10.0
+"""Nats: a token whose log-ratio exceeds this was moved by a factor of more than 20,000."""
+
 Phase = Literal["train", "eval", "measure"]
 
 

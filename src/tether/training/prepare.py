@@ -21,10 +21,14 @@ from tether.tokens.turns import assistant_turns
 from tether.training.sharing import Shared
 
 ROW_KEYS = (
-    "model_name_or_path", "dataset_name", "eval_dataset_name", "eval_fraction", "data_fraction", "max_length",
-    "truncation_mode", "ties", "score_turns",
-)  # fmt: skip
-"""Config keys that decide what the rows look like to a run, beside the split's seed and the task."""
+    "model_name_or_path",
+    *(
+        name
+        for name, field in TrainConfig.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("group") == "Data"
+    ),
+)
+"""Config keys that decide what the rows look like to a run, beside `seed` and what its objectives read."""
 
 
 @dataclass(frozen=True)

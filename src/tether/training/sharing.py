@@ -73,7 +73,7 @@ class Kept(Shared):
         if place in self._memory:
             return self._memory[place]
         path = self._folder / name / f"{place}.json"
-        with self._lock(name, place):
+        with self.lock(name, place):
             if path.is_file():
                 self._memory[place] = TypeAdapter(kind).validate_json(path.read_bytes())
                 return self._memory[place]
@@ -97,7 +97,7 @@ class Kept(Shared):
         """Bring the reference in before, and keep it after, alone among all processes."""
         place = _place("references", key)
         kept = self._folder / "references" / place
-        with self._lock("references", place):
+        with self.lock("references", place):
             if (kept / MANIFEST).is_file() and not (folder / MANIFEST).is_file():
                 _copy(kept, folder)
             yield
@@ -106,7 +106,8 @@ class Kept(Shared):
                 _copy(folder, kept)
 
     @contextmanager
-    def _lock(self, name: str, place: str) -> Generator[None]:
+    def lock(self, name: str, place: str) -> Generator[None]:
+        """Be alone with one entry among all processes that use the folder."""
         (self._folder / name).mkdir(parents=True, exist_ok=True)
         with (self._folder / name / f"{place}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tether.errors import DataError, UsageError
+from tether.records.protocols import Evaluator
 from tether.worlds.enumerable import Enumerable, worlds
 from tether.worlds.exact import Conditionals, Exact, Optimum
 from tether.worlds.files import WorldFiles, WorldRecord, read_world
@@ -43,6 +44,19 @@ def load_world(name: str | Path) -> World:
     return world
 
 
+def evaluator_named(name: str) -> Evaluator:
+    """Return the evaluator a config names: `world:NAME`.
+
+    Raises:
+        UsageError: no such evaluator.
+
+    """
+    kind, _, rest = name.partition(":")
+    if kind != "world" or not rest:
+        raise UsageError(f"evaluators: {name!r} is not known; use world:NAME (see tether world list)")
+    return load_world(rest).evaluator()
+
+
 __all__ = [
     "WORLDS",
     "Conditionals",
@@ -52,6 +66,7 @@ __all__ = [
     "World",
     "WorldFiles",
     "WorldRecord",
+    "evaluator_named",
     "load_world",
     "read_world",
 ]

@@ -1,0 +1,225 @@
+"""`tether study`: many runs that share what can be shared, measured alike; `add` and `report` beside it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from tether.cli.options import help_lines, with_options
+from tether.cli.output import print_json, print_table
+from tether.config.parse import read_yaml
+from tether.config.study import FACTORS, STUDY_ALIASES, StudyConfig, StudyOptions, build_study, split_commas
+
+GROUPS = [
+    "Grid", "Measured", "Study", "Model", "Data", "Objective", "LoRA", "Optimiser", "Speed", "Watching",
+    "Measuring", "Run",
+]  # fmt: skip
+
+COMMAS = frozenset({*FACTORS, "dial"})
+
+app = App(name="study", help="Many runs over a grid, sharing what can be shared, measured alike.")
+
+
+@app.default
+@with_options(StudyOptions, GROUPS, STUDY_ALIASES)
+def study(
+    config: Annotated[
+        Path | None, Parameter(help="YAML file of the options below; given options win.")
+    ] = None,
+    /,
+    *,
+    plan: Annotated[
+        bool, Parameter(help="Print cells, what is shared, time, memory and disk, and stop.", negative="")
+    ] = False,
+    json: Annotated[bool, Parameter(help="Print the study's record as JSON.", negative="")] = False,
+    quiet: Annotated[bool, Parameter(help="No progress and no notes.", negative="")] = False,
+    **options: Any,
+) -> int:
+    """Run a study, or go on with it: finished cells stay, failed ones are tried once more.
+
+    Factors take lists with commas: --beta 1,0.3,0.1 --loss-type sigmoid,ipo --reference self,none --seed 0,1.
+    Any other option of tether train is the same in every cell.
+    """
+    values = read_yaml(config) if config is not None else _known(options)
+    # Commas part the values of a factor; a path with a comma in it can stand in a YAML file.
+    options = {k: ",".join(v) if isinstance(v, list) and k in COMMAS else v for k, v in options.items()}
+    settings = build_study(values, options, source=str(config or "options"))
+    from tether import api
+
+    if plan:
+        planned = api.study_plan(settings)
+        print_json(planned) if json else show_plan(planned)
+        return 0
+    return _run(settings, json=json, quiet=quiet)
+
+
+@app.command
+def add(
+    folder: Path,
+    /,
+    *,
+    loss_type: str | None = None,
+    reference: str | None = None,
+    beta: str | None = None,
+    learning_rate: str | None = None,
+    seed: str | None = None,
+    data_fraction: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Add cells to a study and run them: the values given, with all values of the other factors.
+
+    Parameters
+    ----------
+    folder
+        Study folder.
+    loss_type
+        Further objectives, with commas.
+    reference
+        Further references.
+    beta
+        Further betas.
+    learning_rate
+        Further learning rates.
+    seed
+        Further seeds.
+    data_fraction
+        Further shares of the training prompts.
+    json
+        Print the study's record as JSON.
+    quiet
+        No progress and no notes.
+
+    """
+    given = (loss_type, reference, beta, learning_rate, seed, data_fraction)
+    more = {k: split_commas(v) for k, v in zip(FACTORS, given, strict=True) if v is not None}
+    values = _known({"output_dir": str(folder)})
+    settings = build_study({**values, "add": [*values.get("add", []), more]}, source=str(folder))
+    return _run(settings, json=json, quiet=quiet)
+
+
+@app.command
+def report(folder: Path, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Show a study from its folder.
+
+    Parameters
+    ----------
+    folder
+        Study folder.
+    json
+        Print the study's record as JSON.
+
+    """
+    from tether.records.study import read_study
+
+    record = read_study(folder)
+    print_json(record) if json else show(record, folder)
+    return 0
+
+
+def _run(settings: StudyConfig, *, json: bool, quiet: bool) -> int:
+    from tether import api
+    from tether.cli.study_progress import StudyTerminal
+
+    terminal = StudyTerminal(quiet=quiet or json)
+    try:
+        record = api.study_config(settings, watcher=terminal)
+    finally:
+        terminal.close()
+    if json:
+        print_json(record)
+    elif not quiet:
+        show(record, Path(settings.output_dir))
+    return 0
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the study in --output-dir, so that its folder alone is enough to go on."""
+    path = Path(str(options.get("output_dir", ""))) / "study.yaml"
+    return {**read_yaml(path), "output_dir": str(path.parent)} if path.is_file() else {}
+
+
+def show(record: Any, folder: Path) -> None:
+    """Print one row per cell: state, KL, scores, held-out loss and accuracies."""
+    from tether.records.study import cell_folder, measures
+
+    names = list(record.evaluators)
+    rows: list[list[object]] = []
+    labels = _labels(record)
+    for cell in record.cells:
+        found = measures(cell_folder(folder, cell.cell_id))
+        if found is None:
+            rows.append([labels[cell.cell_id], cell.state, "", "", "", *[""] * len(names)])
+            continue
+        scores = [_pm(found.scores.get(name), found.scores_se.get(name)) for name in names]
+        state = "degenerate" if found.degenerate else ""
+        accuracy = "" if found.policy_accuracy is None else f"{found.policy_accuracy:.2f}"
+        rows.append(
+            [
+                labels[cell.cell_id],
+                state,
+                _pm(found.kl, found.kl_se),
+                accuracy,
+                f"{found.tokens:.0f}",
+                *scores,
+            ]
+        )
+    print_table("", ["cell", "", "KL", "p-acc", "tokens", *names], rows)
+    for cell in record.cells:
+        if cell.error:
+            print_table("", ["failed", ""], [[labels[cell.cell_id], cell.error]])
+
+
+def _labels(record: Any) -> dict[str, str]:
+    """Name every cell by the factors that differ between cells."""
+    values = {cell.cell_id: cell.factors.model_dump() for cell in record.cells}
+    varying = [name for name in FACTORS if len({str(v[name]) for v in values.values()}) > 1]
+    short = {"learning_rate": "lr ", "beta": "beta ", "seed": "seed ", "data_fraction": "data "}
+
+    def label(factors: dict[str, Any]) -> str:
+        parts = [(name, factors[name]) for name in varying if factors[name] is not None]
+        shown = ((short.get(n, ""), f"{v:g}" if isinstance(v, float) else str(v)) for n, v in parts)
+        return ", ".join(prefix + text for prefix, text in shown) or str(factors["loss_type"])
+
+    return {cell_id: label(factors) for cell_id, factors in values.items()}
+
+
+def show_plan(plan: Any) -> None:
+    """Print a plan as a table."""
+    rows: list[list[object]] = []
+    for name, value in plan.model_dump().items():
+        if name == "names":
+            continue
+        label = name.replace("_mib", ", MiB").replace("_", " ")
+        shown = (
+            ", ".join(f"{k}: {v}" for k, v in value.items()) or "none" if isinstance(value, dict) else value
+        )
+        rows.append([label, f"{shown:.4g}" if isinstance(shown, float) else str(shown)])
+    for name in plan.names:
+        rows.append(["cell", name])
+    print_table("", ["", "planned"], rows)
+
+
+def _pm(value: float | None, error: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" + (f" +- {error:.2g}" if error is not None else "")
+
+
+def help_page() -> str:
+    """Return `tether study --help`."""
+    head = [
+        "Usage: tether study [STUDY.yaml] --model M --data D --output-dir O [OPTIONS]",
+        "       tether study add O --beta 0.05      more cells",
+        "       tether study report O               the table again",
+        "",
+        "Run a grid of trainings that share what can be shared, measured alike. Factors",
+        "take lists with commas; any other option of tether train is the same in every",
+        "cell. The same command again goes on where it stopped.",
+        "",
+        "  --plan                         Print cells, sharing, time, memory, disk; stop.",
+        "  --json                         Print the study's record as JSON.",
+        "  --quiet                        No progress and no notes.",
+    ]
+    tail = ["", "Other options of tether train: see tether train --help.", ""]
+    return "\n".join([*head, *help_lines(StudyOptions, GROUPS[:3]), *tail])

@@ -1,0 +1,132 @@
+"""What a study shows while it runs: a live table of running cells on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tether.cli.progress import clock
+from tether.records.study import StudyRecord
+
+
+@dataclass
+class _Row:
+    cell: str
+    began: float
+    first: tuple[int, float] | None = None
+    """Step and time of the first report, for the time left."""
+    stage: str = ""
+    step: int = 0
+    total: int = 0
+    loss: float | None = None
+    margin: float | None = None
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds of training left, from the updates seen so far."""
+        if self.first is None or self.step <= self.first[0]:
+            return None
+        return (now - self.first[1]) / (self.step - self.first[0]) * (self.total - self.step)
+
+
+class StudyTerminal:
+    """Shows a study on standard error; standard output stays free for results."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._rows: dict[str, _Row] = {}
+        self._record: StudyRecord | None = None
+        self._began = time.monotonic()
+        self._done_before = 0
+
+    def close(self) -> None:
+        """End the live table."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def cells(self, record: StudyRecord) -> None:
+        """Show how many cells are done, failed, running."""
+        if self._record is None:
+            self._done_before = sum(cell.state == "finished" for cell in record.cells)
+        self._record = record
+        self._draw()
+
+    def note(self, text: str) -> None:
+        """Print one thing the user should know."""
+        if not self._quiet:
+            self._console.print(Text(text))
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take in what happened in a cell."""
+        name, cell, now = event["event"], event.get("cell"), time.monotonic()
+        if cell is None:
+            return
+        if name == "begin":
+            self._rows[cell] = _Row(cell, now)
+        row = self._rows.get(cell)
+        if row is None:
+            return
+        if name == "stage":
+            row.stage = event["text"]
+        elif name == "step":
+            row.step, row.total, row.loss = event["step"], event["total"], event["loss"]
+            row.first = row.first or (row.step, now)
+            row.stage = ""
+        elif name == "log":
+            line = event["line"]
+            row.margin = line.get("rewards/margins", line.get("eval_rewards/margins", row.margin))
+        elif name in ("end", "lost"):
+            self._rows.pop(cell)
+            self._end(row, event)
+        self._draw()
+
+    def _end(self, row: _Row, event: Mapping[str, Any]) -> None:
+        state = event.get("state", "lost")
+        said = f": {event['error']}" if event.get("error") else ""
+        loss = "" if row.loss is None else f", loss {row.loss:.4f}"
+        self.note(f"{row.cell}: {state}{said} after {clock(time.monotonic() - row.began)}{loss}")
+
+    def _draw(self) -> None:
+        if self._quiet or not self._console.is_terminal:
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._live.update(Group(self._table(), Text(self._summary(), no_wrap=True, overflow="ellipsis")))
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=36)
+        for name in ("step", "loss", "margin", "left"):
+            table.add_column(name, justify="right", no_wrap=True)
+        now = time.monotonic()
+        for row in self._rows.values():
+            left = row.left(now)
+            table.add_row(
+                row.cell,
+                row.stage[:18] or f"{row.step}/{row.total}",
+                "" if row.loss is None else f"{row.loss:.4f}",
+                "" if row.margin is None else f"{row.margin:.3f}",
+                "" if left is None else clock(left),
+            )
+        return table
+
+    def _summary(self) -> str:
+        if self._record is None:
+            return ""
+        states = [cell.state for cell in self._record.cells]
+        done = states.count("finished")
+        text = f"{done} of {len(states)} cells finished"
+        if failed := states.count("failed"):
+            text += f", {failed} failed"
+        if done > self._done_before:
+            each = (time.monotonic() - self._began) / (done - self._done_before)
+            text += f"; about {clock(each * (len(states) - done - failed))} left"
+        return text

@@ -1,0 +1,334 @@
+"""Running a study: which cells are to do, handing them out, and keeping `study.json` true."""
+
+import fcntl
+import secrets
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from tether import __version__
+from tether.config.study import StudyConfig, resolved
+from tether.errors import Interrupted, RefusedInput, RunFolderError, TetherError, UsageError
+from tether.records.results import read_lines, write_json, write_text
+from tether.records.study import (
+    CELL,
+    CELLS,
+    SHARED,
+    STUDY,
+    CellRecord,
+    StudyRecord,
+    cell_folder,
+    measures,
+    read_record,
+    read_study,
+)
+from tether.study.bench import Bench
+from tether.study.executor import Event, Executor, LocalWorkers
+from tether.study.grid import Cell, cells
+from tether.study.plan import StudyPlan, plan_study
+from tether.training.hardware import hardware, versions
+from tether.training.score import device_of
+from tether.training.signals import stop_requests
+
+FREE_TO_CHANGE = frozenset({"output_dir", "workers", "threads", "keep_checkpoints", "add"})
+"""Keys that may differ when a study goes on; `add` is changed by `tether study add` alone."""
+
+
+class StudyWatcher(Protocol):
+    """Shows a study while it runs."""
+
+    def cells(self, record: StudyRecord) -> None:
+        """Show the state of every cell."""
+        ...
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Show what happened in a cell."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show one thing the user should know."""
+        ...
+
+
+class Unwatched:
+    """A watcher that shows nothing."""
+
+    def cells(self, record: StudyRecord) -> None:
+        """Ignore."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+
+def run_study(
+    config: StudyConfig, watcher: StudyWatcher, executor: Callable[[StudyPlan], Executor] | None = None
+) -> StudyRecord:
+    """Run a study in its folder, or go on with it; `executor` says where cells run (here, by default).
+
+    Raises:
+        TetherError: options, data or folder are refused.
+        Interrupted: a signal came; all running cells were saved.
+
+    """
+    folder = StudyFolder(config)
+    with folder.locked():
+        began = time.monotonic()
+        known = folder.known()
+        bench = Bench(config)
+        plan = plan_study(bench, timing=False)
+        record = folder.begin(known)
+        for text in told(plan):
+            watcher.note(text)
+        made = added(record.shared.get("made", {}), bench.shared.made)
+        shared = {**record.shared, "workers": plan.workers, "threads": plan.threads, "made": made}
+        timing = {**record.timing, "prepare": time.monotonic() - began}
+        record = record.model_copy(update={"shared": shared, "timing": timing})
+        workers = executor(plan) if executor else LocalWorkers(folder.path, plan.workers, plan.threads)
+        return Running(folder, record, workers, watcher).run()
+
+
+def added(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the sum of several counts, name by name."""
+    names = dict.fromkeys(name for count in counts for name in count)
+    return {name: sum(count.get(name, 0) for count in counts) for name in names}
+
+
+def told(plan: StudyPlan) -> list[str]:
+    """Return the plan in a few lines."""
+    scored, alone = sum(plan.references.values()), sum(plan.alone.values())
+    lines = [
+        f"{plan.cells} cells, {plan.finished} finished; {plan.updates} updates to do; "
+        f"{plan.held_out} rows held out, {plan.prompts} prompts to answer",
+        f"references scored {scored} times instead of {alone}; rows read and start model measured once",
+        f"{plan.workers} workers of {plan.threads} threads, {plan.memory_mib:.0f} MiB each "
+        f"({plan.memory_free_mib:.0f} free); {plan.disk_mib:.0f} MiB of disk ({plan.disk_free_mib:.0f} free)",
+    ]
+    return [*lines, *(f"left out: {count} x {reason}" for reason, count in plan.skipped.items())]
+
+
+class StudyFolder:
+    """A study on disk, open in one process."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self.path = Path(config.output_dir)
+        self.cells, self.skipped = cells(config)
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Be the only process that runs this study.
+
+        Raises:
+            RunFolderError: another one runs it, or the folder holds something else.
+
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        own = {".lock", "study.yaml", CELLS, SHARED}
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in own)
+        if strangers and not (self.path / STUDY).is_file():
+            raise RunFolderError(
+                f"{self.path}: holds {strangers[0]!r} and no study; choose another --output-dir"
+            )
+        with (self.path / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunFolderError(f"{self.path}: another process runs this study; wait for it") from error
+            yield
+
+    def known(self) -> StudyRecord | None:
+        """Return the study the folder holds, if any.
+
+        Raises:
+            RunFolderError: it has other options; lists what differs.
+
+        """
+        known = read_study(self.path) if (self.path / STUDY).is_file() else None
+        if known is not None:
+            self._same(known)
+        return known
+
+    def begin(self, known: StudyRecord | None) -> StudyRecord:
+        """Write the study's record, or take the old one up again, every cell in the state it was left in."""
+        records = tuple(self._cell(cell) for cell in self.cells)
+        record = StudyRecord(
+            study_id=known.study_id if known else secrets.token_hex(8),
+            created=known.created if known else datetime.now(UTC).isoformat(timespec="seconds"),
+            tether_version=__version__,
+            status="running",
+            config=resolved(self.config),
+            cells=records,
+            skipped=tuple(self.skipped),
+            shared=known.shared if known else {},
+            timing=known.timing if known else {},
+            versions=versions(),
+            hardware=hardware(device_of(self.cells[0].config.device)),
+            evaluators=known.evaluators if known else (),
+            judge=self.config.judge,
+            world=next((e.partition(":")[2] for e in self.config.evaluators if e.startswith("world:")), None),
+            prompts=known.prompts if known else (),
+        )
+        write_text(self.path / "study.yaml", yaml.safe_dump(resolved(self.config), sort_keys=False))
+        write_json(self.path / STUDY, record)
+        for cell in records:
+            home = cell_folder(self.path, cell.cell_id)
+            home.mkdir(parents=True, exist_ok=True)
+            write_json(home / CELL, cell)
+        return record
+
+    def _cell(self, cell: Cell) -> CellRecord:
+        home = cell_folder(self.path, cell.cell_id)
+        if not (home / CELL).is_file():
+            return CellRecord(cell_id=cell.cell_id, factors=cell.factors)
+        record = read_record(CellRecord, home / CELL)
+        if record.state == "running":
+            wait_for_end(record.worker)
+            record = read_record(CellRecord, home / CELL)
+        if record.state == "running":
+            # Its worker was killed: that is no fault of the cell.
+            return record.model_copy(update={"state": "interrupted", "attempts": max(record.attempts - 1, 0)})
+        if record.state == "finished" and measures(home) is None:
+            return record.model_copy(update={"state": "interrupted"})
+        return record
+
+    def _same(self, known: StudyRecord) -> None:
+        old, new = known.config, resolved(self.config)
+        differences = [
+            f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+            for key in sorted({*old, *new} - FREE_TO_CHANGE)
+            if old.get(key) != new.get(key)
+        ]
+        if differences:
+            raise RunFolderError(
+                f"{self.path}: this folder holds another study: {'; '.join(differences)}; add cells with "
+                "tether study add, or choose another --output-dir"
+            )
+
+
+def wait_for_end(process: int | None, seconds: float = 120.0) -> None:
+    """Wait until a worker of a killed study has saved and gone."""
+    deadline = time.monotonic() + seconds
+    while process is not None and _is_worker(process) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _is_worker(process: int) -> bool:
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"tether.study.worker" in words
+
+
+class Running:
+    """One process's run of a study: what is open, what was lost, what was told."""
+
+    def __init__(
+        self, folder: StudyFolder, record: StudyRecord, executor: Executor, watcher: StudyWatcher
+    ) -> None:
+        self.folder, self.record, self.executor, self.watcher = folder, record, executor, watcher
+        self.open = {cell.cell_id for cell in record.cells if cell.state != "finished"}
+        self.lost: dict[str | None, int] = {}
+        self.stopping = False
+        self._made: dict[int, dict[str, int]] = {}
+        self._began = time.monotonic()
+        self._before = record.timing.get("wall", 0.0)
+        self._earlier = dict(record.shared.get("made", {}))
+
+    def run(self) -> StudyRecord:
+        """Run every cell that is not finished; cells that failed before are tried once more.
+
+        Raises:
+            Interrupted: a signal came; all running cells were saved.
+            TetherError: no worker could be started.
+
+        """
+        for cell in self.record.cells:
+            if cell.cell_id in self.open:
+                self.executor.submit(cell.cell_id)
+        self.watcher.cells(self.record)
+        with stop_requests() as stop:
+            try:
+                while self.open and not (self.stopping and self.executor.alive == 0):
+                    if stop.signal_number is not None and not self.stopping:
+                        self.stopping = True
+                        self.watcher.note("stopping: running cells save their state")
+                        self.executor.stop()
+                    event = self.executor.next(0.2)
+                    if event is not None:
+                        self._hear(event)
+            finally:
+                self.executor.close()
+                self._write("interrupted" if self.open else "finished")
+        if self.open:
+            number = stop.signal_number or 15
+            raise Interrupted(
+                f"stopped by signal {number}: {len(self.open)} cells are open and their state is saved; "
+                "run the same command to go on",
+                number,
+            )
+        return self.record
+
+    def _hear(self, event: Event) -> None:
+        name, cell = event["event"], event.get("cell")
+        if name == "broken":
+            raise (UsageError if event["code"] == 2 else RefusedInput)(event["error"])
+        self.watcher.event(event)
+        self._made[event["worker"]] = event.get("shared", self._made.get(event["worker"], {}))
+        if name == "end" and event["state"] in ("finished", "failed"):
+            self.open.discard(cell)
+        elif name == "lost" or (name == "end" and not self.stopping):
+            self._lose(event, cell)
+        if name in ("begin", "end", "lost"):
+            self._write("running")
+
+    def _lose(self, event: Event, cell: str | None) -> None:
+        """Give a cell whose worker died a second try; a worker that cannot start ends the study."""
+        if self.stopping or (cell is None and event.get("code") in (0, None)):
+            return
+        self.lost[cell] = self.lost.get(cell, 0) + 1
+        why = f"its worker ended with status {event.get('code')}" + (
+            f": {event['said']}" if event.get("said") else ""
+        )
+        if cell is None:
+            if self.lost[None] > 2:
+                raise TetherError(f"no worker can be started: {why}")
+            return
+        if self.lost[cell] < 2:
+            self.watcher.note(f"{cell}: {why}; it is tried once more")
+            self.executor.submit(cell)
+            return
+        self.open.discard(cell)
+        path = cell_folder(self.folder.path, cell) / CELL
+        record = read_record(CellRecord, path)
+        write_json(path, record.model_copy(update={"state": "failed", "error": f"twice {why}"}))
+
+    def _write(self, status: str) -> None:
+        """Bring `study.json` up to date."""
+        path = self.folder.path
+        seconds = self._before + time.monotonic() - self._began
+        made = added(self._earlier, *self._made.values())
+        start = measures(path / SHARED / "start")
+        self.record = self.record.model_copy(
+            update={
+                "status": status,
+                "cells": tuple(
+                    read_record(CellRecord, cell_folder(path, cell.cell_id) / CELL)
+                    for cell in self.record.cells
+                ),
+                "timing": {**self.record.timing, "wall": seconds},
+                "shared": {**self.record.shared, "made": made},
+                "evaluators": tuple(start.scores) if start else (),
+                "prompts": tuple(line["row_id"] for line in read_lines(path / SHARED / "prompts.jsonl")),
+            }
+        )
+        write_json(path / STUDY, self.record)
+        self.watcher.cells(self.record)

@@ -1,0 +1,216 @@
+"""What a study will cost, told before anything runs: cells, what is shared, time, memory, disk, workers."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tether.policies.load import config_summary
+from tether.records.results import Record
+from tether.study.bench import Bench
+from tether.tokens.collate import collate
+from tether.tokens.render import EncodedGroup
+from tether.training.plan import Plan, model_on_meta, plan_run
+from tether.training.policy import start_model
+from tether.training.score import device_of
+from tether.training.steps import Engine, update_gradient, update_logprobs
+
+PROCESS_MIB = 600.0
+"""What a worker holds before any model: Python, torch and transformers, measured on Linux."""
+SPARE = 0.85
+"""Share of the free memory that workers may be planned into."""
+TIMED_TOKENS = 4096
+"""Tokens of the rows a timing trains on, about."""
+
+
+class StudyPlan(Record):
+    """`tether study --plan`: MiB, seconds of wall clock."""
+
+    cells: int
+    finished: int
+    skipped: dict[str, int]
+    """Combinations left out, by reason."""
+    names: tuple[str, ...]
+    workers: int
+    threads: int
+    """Per worker."""
+    updates: int
+    """Of all cells that are to run."""
+    tokens: int
+    """Trained on, by all of them."""
+    held_out: int
+    prompts: int
+    references: dict[str, int]
+    """Scoring passes by reference, each over the rows once."""
+    alone: dict[str, int]
+    """The same where every cell would score its own."""
+    memory_mib: float
+    """Of one worker, at its peak."""
+    memory_free_mib: float
+    disk_mib: float
+    disk_free_mib: float
+    seconds: float | None
+    """None without a timing."""
+    seconds_basis: str
+
+
+def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
+    """Plan a study; with `timing` a few of its own rows are trained on and sampled to tell the time."""
+    config = bench.config
+    plans = {cell.cell_id: _plan(bench, cell.config) for cell in bench.cells.values()}
+    done = bench.finished()
+    todo = [cell for cell in bench.cells.values() if cell.cell_id not in done]
+    largest = max(plans.values(), key=lambda plan: plan.peak_mib)
+    # Beside the cell under training a worker keeps the start model; the cell is loaded again to be measured.
+    memory = PROCESS_MIB + largest.peak_mib + largest.weights_mib
+    free = memory_free(bench)
+    workers, threads = workers_for(bench, len(todo), memory, free)
+    references: dict[str, int] = {}
+    alone: dict[str, int] = {}
+    seen: set[tuple[str, float]] = set()
+    for cell in bench.cells.values():
+        name = cell.factors.reference
+        if name.partition(":")[0] in ("none", "columns", "artifact"):
+            continue
+        alone[name] = alone.get(name, 0) + 1
+        if name != "moving" and (name, cell.factors.data_fraction) in seen:
+            continue
+        seen.add((name, cell.factors.data_fraction))
+        references[name] = references.get(name, 0) + 1
+    tokens = sum(_tokens(plans[cell.cell_id]) for cell in todo)
+    seconds, basis = (
+        _time(bench, plans, [c.cell_id for c in todo], references, workers, threads)
+        if timing
+        else (
+            None,
+            "not timed",
+        )
+    )
+    skipped: dict[str, int] = {}
+    for entry in bench.skipped:
+        skipped[entry["reason"]] = skipped.get(entry["reason"], 0) + 1
+    trained = largest.gradients_mib if bench.common.use_peft else largest.weights_mib
+    checkpoint = largest.gradients_mib + largest.optimizer_mib
+    return StudyPlan(
+        cells=len(bench.cells),
+        finished=len(bench.cells) - len(todo),
+        skipped=skipped,
+        names=tuple(bench.cells),
+        workers=workers,
+        threads=threads,
+        updates=sum(plans[cell.cell_id].updates for cell in todo),
+        tokens=tokens,
+        held_out=len(bench.rows.prepared.held_out.groups),
+        prompts=len(bench.rows.asked),
+        references=references,
+        alone=alone,
+        memory_mib=memory,
+        memory_free_mib=free,
+        disk_mib=len(todo) * (trained + (checkpoint if config.keep_checkpoints else 0))
+        + workers * checkpoint,
+        disk_free_mib=shutil.disk_usage(existing(bench.folder)).free / 2**20,
+        seconds=seconds,
+        seconds_basis=basis,
+    )
+
+
+def workers_for(bench: Bench, cells: int, memory: float, free: float) -> tuple[int, int]:
+    """Return how many cells run at once, and the threads of each: as cells, cores and memory allow."""
+    config = bench.config
+    cores = len(os.sched_getaffinity(0))
+    if device_of(bench.common.device).type == "cuda":
+        room = torch.cuda.device_count()
+    else:
+        room = min(cores // (config.threads or 1), int(SPARE * free // memory))
+    workers = config.workers or max(1, min(cells, room))
+    return workers, config.threads or max(1, cores // workers)
+
+
+def memory_free(bench: Bench) -> float:
+    """Return the MiB that may be used: of the accelerator, or of the machine and its control group."""
+    device = device_of(bench.common.device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2**20
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        line = next(line for line in stream if line.startswith("MemAvailable"))
+    free = int(line.split()[1]) / 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        free = min(free, (int(limit.read_text()) - int(used.read_text())) / 2**20)
+    except (OSError, ValueError):
+        return free  # no control group, or one without a limit ("max")
+    return free
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _plan(bench: Bench, config: Any) -> Plan:
+    model = model_on_meta(config_summary(Path(config.model_name_or_path)))
+    groups = bench.rows.prepared.train.groups
+    share = config.data_fraction / bench.common.data_fraction
+    return plan_run(config, model, groups[: max(1, round(share * len(groups)))], budget=bench.budget)
+
+
+def _tokens(plan: Plan) -> int:
+    return round(plan.tokens_per_epoch * plan.updates / plan.updates_per_epoch)
+
+
+def _time(
+    bench: Bench,
+    plans: dict[str, Plan],
+    todo: list[str],
+    references: dict[str, int],
+    workers: int,
+    threads: int,
+) -> tuple[float, str]:
+    """Train, score and sample a little, with a worker's threads, and multiply."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        train, score, sample = _timed(bench)
+    finally:
+        torch.set_num_threads(before)
+    held_out = _count(bench.rows.prepared.held_out.groups)
+    rows = _count(bench.rows.prepared.train.groups) + held_out
+    one = sample * len(bench.rows.asked) * bench.config.samples_per_prompt + 2 * score * held_out
+    total = sum(_tokens(plans[name]) * train + one + score * held_out for name in todo)
+    total += one + sum(references.values()) * score * rows
+    text = (
+        f"{TIMED_TOKENS} tokens of these rows trained on, scored and 4 prompts answered on this machine, one "
+        f"worker alone with {threads} threads; start-up is not in it"
+    )
+    return total / workers, text
+
+
+def _timed(bench: Bench) -> tuple[float, float, float]:
+    """Return seconds per token trained on, per token scored, and per prompt answered."""
+    groups: list[EncodedGroup] = []
+    for group in bench.rows.prepared.train.groups:
+        if groups and _count([*groups, group]) > TIMED_TOKENS:
+            break
+        groups.append(group)
+    batch, tokens = collate(groups), _count(groups)
+    model = start_model(bench.common, bench.shared, frozen=False).model
+    engine = bench.engine(model)
+    options = bench.common.model_copy(update={"loss_type": ("sigmoid",), "reference": "none"})
+    engine = Engine(model, options, engine.layout, engine.head_chunk, engine.autocast, engine.dtype)
+    update_logprobs(engine, batch.select([0]), bench.budget)  # the first pass pays for warming up
+    began = time.perf_counter()
+    update_logprobs(engine, batch, bench.budget)
+    scored = time.perf_counter()
+    update_gradient(engine, batch, None, bench.budget)
+    trained = time.perf_counter()
+    bench.answers(bench.start, bench.start, prompts=4)
+    ended = time.perf_counter()
+    share = min(4, len(bench.rows.asked)) * bench.config.samples_per_prompt
+    return (trained - scored) / tokens, (scored - began) / tokens, (ended - trained) / share
+
+
+def _count(groups: list[EncodedGroup]) -> int:
+    return sum(len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in groups)

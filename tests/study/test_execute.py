@@ -1,0 +1,188 @@
+"""A study: every cell as `tether train` would make it, measured; what is shared, goes on, fails."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.study.conftest import Here, Told
+from tether.config.study import StudyConfig
+from tether.errors import GuardStop, Interrupted, RunFolderError
+from tether.records.results import file_digest, read_run
+from tether.records.study import StudyRecord, cell_folder, measures, read_study
+from tether.study import cell as cell_module
+from tether.study.bench import Bench
+from tether.study.execute import run_study
+from tether.study.grid import cells
+from tether.study.tables import HeldOut, Samples, Tokens, read_table
+from tether.training.run import train
+
+Make = Callable[..., StudyConfig]
+
+
+def run(config: StudyConfig, told: Told | None = None) -> StudyRecord:
+    return run_study(config, told or Told(), lambda plan: Here(Bench(config)))
+
+
+def weights(folder: Path) -> str:
+    return file_digest(folder / "model" / "model.safetensors")
+
+
+def test_every_cell_has_the_bits_of_tether_train_and_each_reference_is_scored_once(
+    make_study: Make, tmp_path: Path
+) -> None:
+    config = make_study(reference=["self", "prior", "none"], seed=[0, 1])
+    record = run(config)
+    assert record.status == "finished"
+    assert [cell.state for cell in record.cells] == ["finished"] * 12
+    assert record.shared["made"] == {
+        "rows": 1, "models": 1, "references": 2, "step 0": 1, "reference tokens": 1,
+    }  # fmt: skip
+    for number in (0, 5, 7, 11):
+        cell = cells(config)[0][number]
+        alone = cell.config.model_copy(update={"output_dir": str(tmp_path / cell.cell_id)})
+        train(alone)
+        assert weights(tmp_path / cell.cell_id) == weights(cell_folder(tmp_path / "study", cell.cell_id))
+        assert not (cell_folder(tmp_path / "study", cell.cell_id) / "checkpoints").exists()
+
+
+def test_what_is_measured_agrees_with_the_run_itself(make_study: Make, tmp_path: Path) -> None:
+    config = make_study(beta=[0.1], max_steps=6, learning_rate=[3e-3])
+    record = run(config)
+    home = cell_folder(tmp_path / "study", record.cells[0].cell_id)
+    found, trained = measures(home), read_run(home)
+    assert found is not None
+    # The loop evaluated the same rows after the last update.
+    assert found.loss == trained.results["eval_loss"]
+    assert found.implicit_accuracy == trained.results["eval_rewards/accuracies"]
+    assert found.policy_accuracy == trained.results["eval_policy_accuracy"]
+    held = read_table(HeldOut, home / "measures" / "held_out.parquet")
+    assert held.role == ["chosen", "rejected"] * 6 and len(set(held.row_id)) == 6
+    margin = 0.1 * (
+        (held.policy_logp - held.reference_logp)[::2] - (held.policy_logp - held.reference_logp)[1::2]
+    )
+    assert margin.mean() == pytest.approx(trained.results["eval_rewards/margins"], abs=1e-5)
+    tokens = read_table(Tokens, home / "measures" / "tokens.parquet")
+    ends = np.flatnonzero(tokens.position == 0)
+    np.testing.assert_allclose(np.add.reduceat(tokens.policy_logp, ends), held.policy_logp, atol=1e-4)
+    np.testing.assert_allclose(np.add.reduceat(tokens.start_logp, ends), held.start_logp, atol=1e-4)
+    assert tokens.is_end.sum() == 12
+    samples = read_table(Samples, home / "measures" / "samples.parquet")
+    assert tuple(samples.row_id) == record.prompts and len(record.prompts) == 4
+    assert found.kl == pytest.approx(samples.kl_start.mean()) and found.kl > 0
+    np.testing.assert_array_equal(samples.kl_start, samples.kl_reference)
+    start = read_table(Samples, tmp_path / "study" / "shared" / "start" / "samples.parquet")
+    assert (start.kl_start == 0).all() and start.row_id == samples.row_id
+    vocabulary = json.loads((tmp_path / "study" / "shared" / "vocabulary.json").read_text())
+    assert {str(i) for i in tokens.token_id} <= set(vocabulary)
+
+
+def test_a_failed_cell_stops_no_other_and_is_tried_once_more_by_the_next_run(
+    make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = cell_module.train
+
+    def breaks(config: Any, **options: Any) -> Any:
+        if config.beta == 1:
+            raise GuardStop("step 2: the gradient is NaN or infinite on rows a, b")
+        return original(config, **options)
+
+    monkeypatch.setattr(cell_module, "train", breaks)
+    config = make_study()
+    first = run(config)
+    assert first.status == "finished"
+    assert [(c.state, c.attempts) for c in first.cells] == [("failed", 1), ("finished", 1)]
+    assert first.cells[0].error == "step 2: the gradient is NaN or infinite on rows a, b"
+    second = run(config)
+    assert [(c.state, c.attempts) for c in second.cells] == [("failed", 2), ("finished", 1)]
+    monkeypatch.setattr(cell_module, "train", original)
+    third = run(config)
+    assert [c.state for c in third.cells] == ["finished", "finished"]
+    assert third.cells[0].error is None
+
+
+def test_a_bug_in_one_cell_is_told_and_stops_no_other(
+    make_study: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Bench.measure
+
+    def breaks(self: Bench, cell: Any, loss: Any) -> Any:
+        if cell.factors.beta == 1:
+            raise ZeroDivisionError("division by zero")
+        return original(self, cell, loss)
+
+    monkeypatch.setattr(Bench, "measure", breaks)
+    record = run(make_study())
+    assert [c.state for c in record.cells] == ["failed", "finished"]
+    assert record.cells[0].error == "ZeroDivisionError: division by zero"
+
+
+def test_a_trained_cell_that_was_not_measured_is_only_measured(
+    make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_study(beta=[0.1])
+    record = run(config)
+    home = cell_folder(tmp_path / "study", record.cells[0].cell_id)
+    before, found = weights(home), measures(home)
+    (home / "measures" / "summary.json").unlink()
+    again = run(config)
+    assert again.cells[0].state == "finished" and again.study_id == record.study_id
+    assert weights(home) == before and measures(home) == found
+
+
+def test_a_stopped_study_goes_on_from_the_checkpoint_to_the_same_bits(
+    make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(make_study(output_dir=str(tmp_path / "whole")))
+    from tether.training.track import Silent
+
+    def stop(self: Silent, step: int, total: int, loss: float) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = make_study()
+    with monkeypatch.context() as patch:
+        patch.setattr(Silent, "step", stop)
+        with pytest.raises(Interrupted) as caught:
+            run(config)
+    assert caught.value.exit_code == 143
+    left = read_study(tmp_path / "study")
+    assert left.status == "interrupted"
+    assert [(c.state, c.attempts) for c in left.cells] == [("interrupted", 0), ("planned", 0)]
+    told = Told()
+    done = run(config, told)
+    assert [c.state for c in done.cells] == ["finished", "finished"]
+    for cell in done.cells:
+        folders = [cell_folder(tmp_path / name, cell.cell_id) for name in ("whole", "study")]
+        assert weights(folders[0]) == weights(folders[1])
+    assert whole.status == done.status == "finished"
+
+
+def test_another_study_in_the_folder_is_refused_and_added_cells_are_not(
+    make_study: Make, tmp_path: Path
+) -> None:
+    run(make_study(beta=[0.1]))
+    with pytest.raises(RunFolderError, match=r"max_steps was 3, now 4.*tether study add"):
+        run(make_study(beta=[0.1], max_steps=4))
+    with pytest.raises(RunFolderError, match=r"beta was"):
+        run(make_study(beta=[0.1, 0.2]))
+    told = Told()
+    record = run(make_study(beta=[0.1], add=[{"beta": [0.05]}]), told)
+    assert [c.factors.beta for c in record.cells] == [0.1, 0.05]
+    assert [e["cell"] for e in told.events if e["event"] == "begin"] == [record.cells[1].cell_id]
+
+
+def test_a_folder_of_something_else_and_rows_all_trained_on_are_refused(
+    make_study: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds 'thesis.txt' and no study"):
+        run(make_study(output_dir=str(tmp_path / "other")))
+    with pytest.raises(RunFolderError, match="no row is held out"):
+        run(make_study(eval_data=None))
