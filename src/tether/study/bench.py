@@ -92,7 +92,9 @@ class Bench:
 
         """
         tokenizer, stops = self.texts
-        prepared = prepared_rows(self.common, Renderer(tokenizer, stops), self.shared)
+        prepared = prepared_rows(
+            self.common, Renderer(tokenizer, stops, score_turns=self.common.score_turns), self.shared
+        )
         if not prepared.held_out.rows:
             raise RunFolderError(
                 f"{self.folder}: no row is held out, so no cell can be measured; "
@@ -162,7 +164,7 @@ class Bench:
     def answers(self, policy: Any, reference: Any, *, prompts: int | None = None) -> list[MeasuredSample]:
         """Return answers to the study's (first) prompts, measured against start and reference."""
         tokenizer, stops = self.texts
-        renderer = Renderer(tokenizer, stops)
+        renderer = Renderer(tokenizer, stops, score_turns=self.common.score_turns)
         rows = self.rows.asked[:prompts]
         with autocast_for(uses_bf16(self.common), device_of(self.common.device))():
             _, samples = measure(
@@ -270,7 +272,7 @@ class Bench:
         tokenizer, stops = self.texts
         rows, batch = self.rows.prepared.held_out.rows, self.rows.batch
         if kind == "prior":
-            without = Renderer(tokenizer, stops, without_prompt=True)
+            without = Renderer(tokenizer, stops, without_prompt=True, score_turns=self.common.score_turns)
             read = update_logprobs(self.engine(self.start), collate(without.encode_all(rows)), self.budget)
             return _double(read.tokens), None
         if kind != "model":

@@ -4,22 +4,21 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from tether.config.train import TrainConfig
 from tether.policies.load import config_summary
 from tether.records.results import Record
 from tether.study.bench import Bench
 from tether.tokens.collate import collate
 from tether.tokens.render import EncodedGroup
+from tether.training.hardware import memory_of
 from tether.training.plan import Plan, model_on_meta, plan_run
 from tether.training.policy import start_model
 from tether.training.score import device_of
 from tether.training.steps import Engine, update_gradient, update_logprobs
 
-PROCESS_MIB = 600.0
-"""What a worker holds before any model: Python, torch and transformers, measured on Linux."""
 SPARE = 0.85
 """Share of the free memory that workers may be planned into."""
 TIMED_TOKENS = 4096
@@ -64,9 +63,9 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
     done = bench.finished()
     todo = [cell for cell in bench.cells.values() if cell.cell_id not in done]
     largest = max(plans.values(), key=lambda plan: plan.peak_mib)
-    # Beside the cell under training a worker keeps the start model; the cell is loaded again to be measured.
-    memory = PROCESS_MIB + largest.peak_mib + largest.weights_mib
-    free = memory_free(bench)
+    # A plan counts the start model beside the policy, as a worker keeps it.
+    memory = largest.peak_mib
+    free = memory_of(device_of(bench.common.device)).free / 2**20
     workers, threads = workers_for(bench, len(todo), memory, free)
     references: dict[str, int] = {}
     alone: dict[str, int] = {}
@@ -129,32 +128,19 @@ def workers_for(bench: Bench, cells: int, memory: float, free: float) -> tuple[i
     return workers, config.threads or max(1, cores // workers)
 
 
-def memory_free(bench: Bench) -> float:
-    """Return the MiB that may be used: of the accelerator, or of the machine and its control group."""
-    device = device_of(bench.common.device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 2**20
-    with open("/proc/meminfo", encoding="ascii") as stream:
-        line = next(line for line in stream if line.startswith("MemAvailable"))
-    free = int(line.split()[1]) / 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    try:
-        free = min(free, (int(limit.read_text()) - int(used.read_text())) / 2**20)
-    except (OSError, ValueError):
-        return free  # no control group, or one without a limit ("max")
-    return free
-
-
 def existing(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def _plan(bench: Bench, config: Any) -> Plan:
-    model = model_on_meta(config_summary(Path(config.model_name_or_path)))
+def _plan(bench: Bench, config: TrainConfig) -> Plan:
+    config = config.model_copy(update={"measure_prompts": bench.config.measured_prompts})
+    model = model_on_meta(config_summary(Path(config.model_name_or_path)), config)
     groups = bench.rows.prepared.train.groups
     share = config.data_fraction / bench.common.data_fraction
-    return plan_run(config, model, groups[: max(1, round(share * len(groups)))], budget=bench.budget)
+    memory = memory_of(device_of(config.device))
+    some = groups[: max(1, round(share * len(groups)))]
+    return plan_run(config, model, some, budget=bench.budget, memory=memory)
 
 
 def _tokens(plan: Plan) -> int:

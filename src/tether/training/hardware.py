@@ -4,6 +4,7 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,10 +33,15 @@ def hardware(device: torch.device) -> dict[str, Any]:
 class Memory:
     """Memory before a run, in bytes: what this process holds, and what is free for it in all."""
 
-    process: int
+    process: float
     """Resident bytes of the process; 0 on an accelerator, whose memory holds tensors alone."""
-    available: int
+    available: float
     """Bytes a run may use, those the process holds already among them."""
+
+    @property
+    def free(self) -> float:
+        """Bytes beyond those the process holds."""
+        return self.available - self.process
 
 
 def memory_of(device: torch.device) -> Memory:
@@ -43,7 +49,16 @@ def memory_of(device: torch.device) -> Memory:
     if device.type == "cuda":
         return Memory(0, torch.cuda.mem_get_info(device)[0])
     held = _kib("/proc/self/status", "VmRSS") * 1024
-    return Memory(held, held + _kib("/proc/meminfo", "MemAvailable") * 1024)
+    return Memory(held, held + min(_kib("/proc/meminfo", "MemAvailable") * 1024, _left_to_group()))
+
+
+def _left_to_group() -> float:
+    """Return the bytes this process's control group may still take; infinity without a limit."""
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        return float(int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):
+        return float("inf")  # no control group, or one whose limit is "max"
 
 
 def _kib(path: str, name: str) -> int:
