@@ -52,7 +52,7 @@ from tether.training.hardware import memory_of
 from tether.training.merge import MergeRecord, merge_adapter
 from tether.training.plan import model_on_meta, plan_run
 from tether.training.policy import IN_MEMORY, InMemory, load_texts
-from tether.training.prepare import prepared_rows
+from tether.training.prepare import epoch_rows, prepared_rows
 from tether.training.run import Given
 from tether.training.run import train as run_training
 from tether.training.score import default_budget, device_of
@@ -133,8 +133,10 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     model = model_on_meta(config_summary(Path(config.model_name_or_path)), config)
     device = device_of(config.device)
     budget = config.max_tokens_per_microbatch or default_budget(device)
+    mixed = epoch_rows(config, prepared.train.rows)
     groups = prepared.train.groups
-    return asdict(plan_run(config, model, groups, budget=budget, memory=memory_of(device)))
+    first = groups if mixed is None else [groups[row] for row in mixed(0)]
+    return asdict(plan_run(config, model, first, budget=budget, memory=memory_of(device)))
 
 
 def compare_references(

@@ -76,18 +76,19 @@ def test_a_smaller_share_of_the_prompts_is_a_part_of_a_larger_one(
 
 
 def test_a_mix_counts_rows_by_weight_and_uses_all_before_repeating() -> None:
-    a, b = rows([f"a{i}" for i in range(12)]), rows([f"b{i}" for i in range(8)])
-    mixed = mix([(a, 2), (b, 0.25)], seed=3)
+    sources = [0] * 12 + [1] * 8
+    mixed = mix(sources, [2, 0.25], seed=3)
     assert len(mixed) == 24 + 2
-    assert all(mixed.count(row) == 2 for row in a)
-    seen = [row.row_id for epoch in range(4) for row in mix([(b, 0.25)], seed=3, epoch=epoch)]
-    assert sorted(seen) == sorted(row.row_id for row in b)
-    assert mix([(a, 2), (b, 0.25)], seed=3) == mixed
-    many = rows([f"c{i}" for i in range(60)])
-    assert mix([(many, 0.5)], seed=3) != mix([(many, 0.5)], seed=4)
+    assert all(mixed.count(row) == 2 for row in range(12))
+    seen = [row for epoch in range(4) for row in mix(sources, [0, 0.25], seed=3, epoch=epoch)]
+    assert sorted(seen) == list(range(12, 20))
+    assert mix(sources, [2, 0.25], seed=3) == mixed
+    assert mix([0] * 60, [0.5], seed=3) != mix([0] * 60, [0.5], seed=4)
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), 0.0])
 def test_weights_that_say_nothing_are_refused(weight: float) -> None:
     with pytest.raises(UsageError, match="mix weights"):
-        mix([(rows(["a"]), weight)], seed=0)
+        mix([0], [weight], seed=0)
+    with pytest.raises(UsageError, match="1 given for 2 sources"):
+        mix([0, 1], [1.0], seed=0)

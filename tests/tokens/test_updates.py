@@ -66,3 +66,20 @@ def test_senseless_arguments_are_refused():
 
 ORDER_0_0 = [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
 ORDER_42_3 = [1, 6, 3, 4, 5, 9, 2, 8, 0, 7]
+
+
+def test_an_epoch_of_a_mix_has_its_rows_once_each_and_resumes_anywhere():
+    def rows(epoch: int) -> list[int]:
+        return [0, 0, 1, 2 + epoch % 3, 5]
+
+    def fresh() -> Updates:
+        return Updates(GROUPS, train_batch_size=2, seed=3, strategy="random", epoch_rows=rows)
+
+    walked = fresh()
+    assert walked.updates_per_epoch == 3
+    for epoch in range(4):
+        seen = [group.row_id for index in range(3) for group in walked.update(epoch, index)]
+        assert sorted(seen) == sorted(f"row-{row}" for row in rows(epoch))
+    assert fresh().update(2, 1) == walked.update(2, 1)
+    ordered = Updates(GROUPS, train_batch_size=5, seed=3, strategy="sequential", epoch_rows=rows)
+    assert [group.row_id for group in ordered.update(1, 0)] == [f"row-{row}" for row in rows(1)]

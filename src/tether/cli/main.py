@@ -19,6 +19,7 @@ WORLDS = Group("Worlds", sort_key=3)
 COMMANDS = {
     "check": ("tether.cli.check:check", "Inspect preference data before any model loads.", TUNE),
     "convert": ("tether.cli.convert:convert", "Write rows in another tool's format.", TUNE),
+    "config": ("tether.cli.config:app", "Read another trainer's config.", TUNE),
     "train": ("tether.cli.train:train", "Tune a model on preferences, or supervised.", TUNE),
     "score": ("tether.cli.score:score", "Score rows with any model: a reference to reuse.", TUNE),
     "reference": ("tether.cli.reference:app", "References before training: which says what.", TUNE),

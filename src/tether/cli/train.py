@@ -6,11 +6,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tether.cli.options import help_lines, with_options
-from tether.cli.output import print_json, print_table
+from tether.cli.output import console, print_json, print_table
 from tether.config.aliases import TRAIN_ALIASES
+from tether.config.foreign import Translated
 from tether.config.launch import first_process, first_speaks
 from tether.config.parse import build, read_yaml
 from tether.config.train import TrainConfig
+from tether.config.translate import in_our_keys
 
 GROUPS = ["Model", "Data", "Objective", "LoRA", "Optimiser", "Speed", "Watching", "Measuring", "Run"]
 
@@ -34,10 +36,17 @@ def train(
     An existing run folder with the same options is resumed; with others it is refused.
     """
     with first_speaks():
-        values = read_yaml(config) if config is not None else {}
+        theirs = in_our_keys(read_yaml(config), str(config)) if config is not None else Translated("tether")
         settings = build(
-            TrainConfig, values, overrides=options, aliases=TRAIN_ALIASES, source=str(config or "options")
+            TrainConfig,
+            theirs.values,
+            overrides=options,
+            aliases=TRAIN_ALIASES,
+            source=str(config or "options"),
         )
+    if not (quiet or json) and first_process():
+        for line in (*theirs.renamed, *theirs.ignored):
+            console(stderr=True).print(f"{theirs.tool}: {line}")
     # Heavy imports wait until the options are known to be good.
     from tether import api
     from tether.cli.progress import Terminal

@@ -20,6 +20,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -37,19 +39,35 @@ _UniqueKeyLoader.add_implicit_resolver(
 )
 
 
+MAX_YAML_BYTES, MAX_YAML_VALUES = 1 << 20, 10_000
+"""A config is neither larger nor, its aliases written out, longer."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UsageError: the file is missing, is no mapping, holds a tag, or gives a key twice.
+        UsageError: the file is missing, is no mapping, holds a tag, gives a key twice, or is larger than a
+            config can be: by itself, by its depth, or by aliases that repeat one another.
 
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        with path.open("rb") as stream:
+            data = stream.read(MAX_YAML_BYTES + 1)
+        if len(data) > MAX_YAML_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB; that is no config")
+        document = yaml.load(data.decode("utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UsageError(f"{path}: nested too deeply; that is no config") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        # PyYAML raises TypeError for a list as a key, ValueError for a date that is none.
         raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if _values(document, MAX_YAML_VALUES) > MAX_YAML_VALUES:
+        raise UsageError(
+            f"{path}: its aliases stand for more than {MAX_YAML_VALUES} values; write them out, or fewer"
+        )
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -57,6 +75,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: a config is a mapping of keys to values, found a {type(document).__name__}"
         )
     return {str(key): value for key, value in document.items()}
+
+
+def _values(document: Any, limit: int) -> int:
+    """Count the values of a document with its aliases written out, up to a little more than `limit`."""
+    stack, count = [document], 0
+    while stack and count <= limit:
+        value = stack.pop()
+        count += 1
+        if isinstance(value, dict):
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+    return count
 
 
 def build(

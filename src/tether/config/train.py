@@ -1,11 +1,13 @@
 """Every knob of `tether train`: TRL/HF names, with unit, default and source. Frozen; unknown keys refused."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tether.config.objective import ObjectiveOptions
+from tether.config.sources import with_weights
 
 REFERENCE_KINDS = ("self", "none", "prior", "moving", "columns", "model:PATH", "artifact:PATH")
 
@@ -31,6 +33,9 @@ class TrainConfig(ObjectiveOptions):
     )
     eval_fraction: float = knob(
         "Data", "Share of prompts held out. When no eval data is given.", 0.0, ge=0, lt=1
+    )
+    dataset_weights: tuple[float, ...] | None = knob(
+        "Data", "How often the rows of each data source appear per epoch; unset: once each.", None
     )
     ties: Literal["drop", "soft"] = knob(
         "Data", "Pairs with equal scores: left out, or kept at probability one half.", "drop"
@@ -149,6 +154,11 @@ class TrainConfig(ObjectiveOptions):
     kl_max_new_tokens: int = knob("Measuring", "Longest sample when measuring.", 128, gt=0)
     evaluators: tuple[str, ...] = knob("Measuring", "Scores for samples: world:NAME.", ())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sources(cls, values: Any) -> Any:
+        return with_weights(values) if isinstance(values, Mapping) else values
+
     @field_validator("reference")
     @classmethod
     def _known_reference(cls, value: str) -> str:
@@ -185,6 +195,12 @@ class TrainConfig(ObjectiveOptions):
             )
         if self.early_stopping_patience is not None and not self.has_eval:
             raise ValueError("early_stopping_patience needs eval_dataset_name or eval_fraction")
+        count = 1 if isinstance(self.dataset_name, str) else len(self.dataset_name)
+        if self.dataset_weights is not None and len(self.dataset_weights) != count:
+            raise ValueError(
+                f"dataset_weights has {len(self.dataset_weights)} values for {count} data sources; "
+                "give one each"
+            )
         if self.max_steps == 0:
             raise ValueError("max_steps is 0; use -1 to train by num_train_epochs")
         return self

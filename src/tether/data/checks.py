@@ -1,25 +1,19 @@
 """The preflight: files to rows, every bad row named in one pass, nothing left out uncounted."""
 
-import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
 
 from tether.data.formats import Format, RowProblem, detect, parse, reads_as, unused_columns
+from tether.data.inputs import Input, Spec, inputs
 from tether.data.prompts import HUMAN, prompt_text
-from tether.data.raw import BadRow, RawRow, checked_value
+from tether.data.raw import RawRow
 from tether.data.report import DataReport, FileReport, Ledger, length_numbers
-from tether.data.sources import expand, iter_raw, labels
+from tether.data.sources import labels
 from tether.data.tasks import Task, Ties, fit_task, is_tied, unpair, without_tied
 from tether.errors import DataError
-from tether.records.results import file_digest
-from tether.records.rows import Completion, Content, Origin, Preference, text_key
-
-Spec = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]
-"""A file, folder or glob, several of them, or rows in memory."""
+from tether.records.rows import Completion, Content, Preference, text_key
 
 SAMPLE = 1000
 """Rows of a file that vote on its format."""
@@ -86,7 +80,7 @@ def load(
 
     """
     ledger = Ledger()
-    train, held_out = _inputs(spec, "train"), [] if eval_spec is None else _inputs(eval_spec, "eval")
+    train, held_out = inputs(spec, "train"), [] if eval_spec is None else inputs(eval_spec, "eval")
     both = [*train, *held_out]
     names = labels([source.path for source in both if source.path is not None])
     files: list[FileReport] = []
@@ -114,42 +108,6 @@ def load(
 
 
 @dataclass(frozen=True)
-class _Input:
-    """One file, or rows in memory."""
-
-    split: Literal["train", "eval"]
-    path: Path | None
-    name: str
-    values: Sequence[Any] = ()
-
-    def raw_rows(self, name: str) -> Iterator[RawRow]:
-        if self.path is not None:
-            yield from iter_raw(self.path, name)
-            return
-        for index, value in enumerate(self.values):
-            origin = Origin(name, index)
-            try:
-                yield RawRow(origin, dict(checked_value(value)))
-            except BadRow as problem:
-                yield RawRow(origin, None, str(problem), problem.kind)
-
-    def digest(self) -> str:
-        if self.path is not None:
-            return file_digest(self.path)
-        text = json.dumps(list(self.values), sort_keys=True, default=repr)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _inputs(spec: Spec, split: Literal["train", "eval"]) -> list[_Input]:
-    if isinstance(spec, str | Path):
-        return [_Input(split, path, path.name) for path in expand(spec)]
-    parts = list(spec)
-    if parts and all(isinstance(part, str | Path) for part in parts):
-        return [_Input(split, path, path.name) for path in expand([Path(str(part)) for part in parts])]
-    return [_Input(split, None, "rows" if split == "train" else "eval rows", parts)]
-
-
-@dataclass(frozen=True)
 class _Reader:
     """Reads inputs into rows and notes what it leaves out."""
 
@@ -157,7 +115,7 @@ class _Reader:
     task: Task
     ties: Ties
 
-    def read(self, source: _Input, name: str) -> tuple[list[Preference], FileReport]:
+    def read(self, source: Input, name: str) -> tuple[list[Preference], FileReport]:
         raws = source.raw_rows(name)
         sample = list(itertools.islice(raws, SAMPLE))
         values = [raw.value for raw in sample if raw.value is not None]
@@ -171,6 +129,7 @@ class _Reader:
             read += 1
             row = self._row(format_, raw)
             if row is not None:
+                row = source.mark(row)
                 used += 1
                 kept += unpair(row) if self.task == "unpaired" else [row]
         if not read:

@@ -71,24 +71,38 @@ def take(rows: Sequence[Preference], fraction: float, seed: int) -> tuple[Rows, 
     return sides
 
 
-def mix(sources: Sequence[tuple[Sequence[Preference], float]], seed: int, epoch: int = 0) -> Rows:
-    """Return one epoch of several sources, each with a weight: how often its rows appear.
+def mix(sources: Sequence[int], weights: Sequence[float], seed: int, epoch: int = 0) -> list[int]:
+    """Return the rows of one epoch, as indices: source n's rows `weights[n]` times.
 
-    Weight 1 is every row once, 2 every row twice, 0.25 a quarter of the rows, another quarter each epoch
-    until all were seen. Rows stay in order within a source; shuffling is the sampler's work. A pure function
-    of its arguments, so a resumed run needs no state but the epoch.
+    `sources` says which source each row came from. Weight 1 is every row once, 2 every row twice, 0.25 a
+    quarter of the rows, another quarter each epoch until all were seen. Rows stay in order within a source;
+    shuffling is the sampler's work. A pure function of its arguments, so a resumed run needs no state but the
+    epoch, and every epoch has as many rows.
 
     Raises:
-        UsageError: a weight is negative or not finite, or all are zero.
+        UsageError: a weight is negative or not finite, all are zero, or there are not as many as sources.
 
     """
-    weights = [weight for _, weight in sources]
+    weights = list(weights)
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
         raise UsageError(f"mix weights are {weights}; each must be finite and >= 0, one of them positive")
-    mixed: Rows = []
-    for number, (rows, weight) in enumerate(sources):
+    if max(sources, default=0) >= len(weights):
+        raise UsageError(f"mix weights: {len(weights)} given for {max(sources) + 1} sources; give one each")
+    mixed: list[int] = []
+    for number, weight in enumerate(weights):
+        rows = [row for row, source in enumerate(sources) if source == number]
         mixed += _times(rows, weight, seed, epoch, number)
     return mixed
+
+
+def _times(rows: Sequence[int], weight: float, seed: int, epoch: int, number: int) -> list[int]:
+    whole = math.floor(weight)
+    part = round((weight - whole) * len(rows))
+    # One fixed random order per source; each epoch takes the next window of it, so rows are used evenly.
+    order = sorted(range(len(rows)), key=lambda i: _draw(seed, f"mix {number}", str(i)))
+    start = epoch * part
+    extra = sorted(order[(start + i) % len(rows)] for i in range(part))
+    return [*rows] * whole + [rows[i] for i in extra]
 
 
 def _prompts(rows: Sequence[Preference]) -> dict[str, int]:
@@ -97,16 +111,6 @@ def _prompts(rows: Sequence[Preference]) -> dict[str, int]:
     for row in rows:
         groups[prompt_text(row.prompt)] += 1
     return groups
-
-
-def _times(rows: Sequence[Preference], weight: float, seed: int, epoch: int, number: int) -> Rows:
-    whole = math.floor(weight)
-    part = round((weight - whole) * len(rows))
-    # One fixed random order per source; each epoch takes the next window of it, so rows are used evenly.
-    order = sorted(range(len(rows)), key=lambda i: _draw(seed, f"mix {number}", str(i)))
-    start = epoch * part
-    extra = sorted(order[(start + i) % len(rows)] for i in range(part))
-    return [*rows] * whole + [rows[i] for i in extra]
 
 
 def _draw(seed: int, purpose: str, text: str) -> bytes:

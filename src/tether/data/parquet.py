@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tether.data.raw import RawRow
+from tether.data.raw import RawRow, without_nulls
 from tether.errors import DataError
 from tether.records.rows import Origin
 
@@ -50,14 +50,7 @@ def _row(origin: Origin, value: dict[str, Any] | UnicodeDecodeError) -> RawRow:
     if isinstance(value, UnicodeDecodeError):
         message = f"byte {value.start} of a text cell (0x{value.object[value.start]:02x}) is not UTF-8"
         return RawRow(origin, None, message, "bad_utf8")
-    return RawRow(origin, {column: _without_nulls(part) for column, part in value.items()})
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop null members of structs: Parquet has no other way to say that a message lacks a key."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
+    return RawRow(origin, {column: without_nulls(part) for column, part in value.items()})
 
 
 AS_JSON = ("tools", "chat_template_kwargs")

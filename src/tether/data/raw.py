@@ -210,6 +210,13 @@ def _lone_surrogate(value: Any) -> str | None:
     return None
 
 
+def without_nulls(value: Any) -> Any:
+    """Drop null members of structs: Arrow has no other way to say that a message lacks a key."""
+    if isinstance(value, dict):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
 def type_name(value: Any) -> str:
     """Return how a value is called in messages: `a number (5)`, `null`, `a list of 2`..."""
     if value is None:

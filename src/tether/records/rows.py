@@ -30,6 +30,8 @@ class Origin:
     path: str
     row: int
     line: int | None = None
+    source: int = 0
+    """Which of the data sources a run names it came from, in their order."""
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}" if self.line is not None else f"{self.path} row {self.row}"

@@ -1,6 +1,6 @@
 """Which rows make up which update: a pure function of seed, epoch and index, so there is no state to save."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,11 @@ def permutation(count: int, seed: int, epoch: int) -> list[int]:
 
 
 class Updates:
-    """The updates of a run: `train_batch_size` rows each, every row once per epoch, the last one smaller."""
+    """The updates of a run: `train_batch_size` rows each, every row once per epoch, the last one smaller.
+
+    `epoch_rows` says which rows an epoch has instead (a mix with weights): a pure function of the epoch, as
+    many in each.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class Updates:
         train_batch_size: int,
         seed: int,
         strategy: Literal["random", "sequential"],
+        epoch_rows: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         if train_batch_size < 1:
             raise UsageError(f"train_batch_size: {train_batch_size}; at least 1")
@@ -43,11 +48,13 @@ class Updates:
         self._seed = seed
         self._random = strategy == "random"
         self._order: tuple[int, list[int]] | None = None
+        self._epoch_rows = epoch_rows
+        self._rows = len(groups) if epoch_rows is None else len(epoch_rows(0))
 
     @property
     def updates_per_epoch(self) -> int:
         """Number of updates in one pass over the rows."""
-        return -(-len(self._groups) // self._size)
+        return -(-self._rows // self._size)
 
     def update(self, epoch: int, index: int) -> list[EncodedGroup]:
         """Return the rows of update `index` (from 0) of `epoch` (from 0)."""
@@ -63,8 +70,12 @@ class Updates:
         return divmod(step, self.updates_per_epoch)
 
     def _epoch(self, epoch: int) -> list[int]:
-        if not self._random:
-            return list(range(len(self._groups)))
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, permutation(len(self._groups), self._seed, epoch))
+            self._order = (epoch, self._ordered(epoch))
         return self._order[1]
+
+    def _ordered(self, epoch: int) -> list[int]:
+        rows = range(self._rows) if self._epoch_rows is None else self._epoch_rows(epoch)
+        if not self._random:
+            return list(rows)
+        return [rows[place] for place in permutation(self._rows, self._seed, epoch)]

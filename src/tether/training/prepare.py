@@ -1,13 +1,13 @@
 """Files to encoded groups: the preflight, the split, truncation, and what each of them left out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tether.config.train import TrainConfig
 from tether.data.checks import Loaded, load
-from tether.data.mix import split, take
+from tether.data.mix import mix, split, take
 from tether.data.tasks import Task
 from tether.errors import DataError, ModelError
 from tether.objectives import OBJECTIVES, needs_mismatched
@@ -215,6 +215,15 @@ def _mismatch(
 
 def _finding(kind: str, severity: Any, ids: list[str], text: str) -> Finding:
     return Finding(kind=kind, severity=severity, count=len(ids), rows=tuple(ids), text=text)
+
+
+def epoch_rows(config: TrainConfig, rows: Sequence[Preference]) -> Callable[[int], list[int]] | None:
+    """Return which rows each epoch has under `dataset_weights`, or None where it has every row once."""
+    weights = config.dataset_weights
+    if weights is None:
+        return None
+    sources = [row.origin.source for row in rows]
+    return lambda epoch: mix(sources, weights, config.choice_seed, epoch)
 
 
 def left_out(prepared: Prepared) -> str:

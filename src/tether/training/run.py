@@ -45,7 +45,7 @@ from tether.training.optim import make_optimizer, make_schedule
 from tether.training.parallel import Processes, joined, pairs_explained, pairs_written_down, wants_shards
 from tether.training.plan import total_updates
 from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
-from tether.training.prepare import Prepared, check_ids, left_out, prepared_rows, task_of
+from tether.training.prepare import Prepared, check_ids, epoch_rows, left_out, prepared_rows, task_of
 from tether.training.record import starting_record
 from tether.training.references import Place, Policy, Reference, build_reference
 from tether.training.sampling import Sampler, make_sampler
@@ -288,6 +288,7 @@ def _updates(parts: Parts) -> Updates:
         train_batch_size=config.pairs_per_update,
         seed=config.seed if config.data_seed is None else config.data_seed,
         strategy=config.train_sampling_strategy,
+        epoch_rows=epoch_rows(config, parts.prepared.train.rows),
     )
 
 
