@@ -88,7 +88,7 @@ def cache_bytes_per_token(config: Any, *, bytes_per_value: int = 4) -> float:
 def plan_run(
     config: TrainConfig, model: Any, groups: Sequence[EncodedGroup], *, budget: int, memory: Memory
 ) -> Plan:
-    """Plan a run over the encoded rows of an epoch, for a model (with its adapter) that may be on the meta device."""
+    """Plan a run over the rows of an epoch, for a model (with its adapter) that may be on the meta device."""
     mib = 2**20
     per_epoch = math.ceil(len(groups) / config.pairs_per_update)
     parameters = list(model.parameters())
