@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,8 +30,9 @@ def write_artifact(folder: Path, table: ReferenceTable, *, source: dict[str, Any
     (folder / MANIFEST).unlink(missing_ok=True)
     temporary = folder / (TABLE + ".tmp")
     with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
-        for rows in _groups(sorted(table.scores.items())):
-            writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+        items = sorted(table.scores.items())
+        for start in range(0, max(len(items), 1), _ROWS_PER_GROUP):
+            writer.write_batch(_batch(items[start : start + _ROWS_PER_GROUP]))
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
     temporary.replace(folder / TABLE)
@@ -49,17 +51,30 @@ def write_artifact(folder: Path, table: ReferenceTable, *, source: dict[str, Any
     )
 
 
-def _groups(items: list[tuple[str, Score]]) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, max(len(items), 1), _ROWS_PER_GROUP):
-        yield [
-            {
-                "key": key,
-                "sum": s.total,
-                "count": s.count,
-                "tokens": None if s.tokens is None else list(s.tokens),
-            }
-            for key, s in items[start : start + _ROWS_PER_GROUP]
-        ]
+def _batch(items: Sequence[tuple[str, Score]]) -> pa.RecordBatch:
+    """Return rows as Arrow, made of buffers: `pa.array` would import pandas wherever it is installed."""
+    keys = [key.encode() for key, _ in items]
+    tokens = [score.tokens for _, score in items]
+    values = np.array([value for some in tokens for value in some or ()], dtype=np.float32)
+    child = pa.Array.from_buffers(pa.float32(), len(values), [None, pa.py_buffer(values)])
+    known = np.packbits(np.array([some is not None for some in tokens], dtype=bool), bitorder="little")
+    columns = [
+        [None, _offsets(keys), pa.py_buffer(b"".join(keys))],
+        [None, pa.py_buffer(np.array([score.total for _, score in items], dtype=np.float64))],
+        [None, pa.py_buffer(np.array([score.count for _, score in items], dtype=np.int64))],
+        [pa.py_buffer(known), _offsets([some or () for some in tokens])],
+    ]
+    arrays = [
+        pa.Array.from_buffers(
+            field.type, len(items), buffers, children=[child] if field.name == "tokens" else None
+        )
+        for field, buffers in zip(_SCHEMA, columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _offsets(parts: Sequence[Sized]) -> pa.Buffer:
+    return pa.py_buffer(np.cumsum([0, *map(len, parts)], dtype=np.int32))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -180,7 +180,8 @@ def _restore_moments(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
         }
         if moments:
             optimizer.state[parameter] = {
-                key: value if key == "step" else like(parameter, value) for key, value in moments.items()
+                key: value.to(parameter.device) if key == "step" else like(parameter, value)
+                for key, value in moments.items()
             }
 
 

@@ -23,6 +23,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
+        # One pass over each parameter instead of one per operation: a third of the time on a CPU.
+        fused=True,
     )
 
 

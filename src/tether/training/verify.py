@@ -33,12 +33,14 @@ class Verified:
     numbers: dict[str, Any]
 
 
-def noise_bound(engine: Engine, batch: GroupBatch, budget: int) -> float:
-    """Return a bound on how much a sum moves with its batch mates, nats: measured, with a rounding floor."""
-    rows = list(range(min(len(batch), RESCORED_ROWS)))
-    together = update_logprobs(engine, batch.select(rows), budget)
-    alone = [update_logprobs(engine, batch.select([row]), budget).sums for row in rows]
-    moved = float((together.sums - torch.cat(alone)).abs().max())
+def noise_bound(engine: Engine, batch: GroupBatch, together: SequenceLogProbs, budget: int) -> float:
+    """Return a bound on how much a sum moves with its batch mates, nats: measured, with a rounding floor.
+
+    `together` are the log-probs of the batch as one update; its first rows are computed again, each alone.
+    """
+    rows = range(min(len(batch), RESCORED_ROWS))
+    alone = torch.cat([update_logprobs(engine, batch.select([row]), budget).sums for row in rows])
+    moved = float((together.sums[: len(alone)] - alone).abs().max())
     precise = not torch.is_autocast_enabled() and next(engine.model.parameters()).dtype == torch.float32
     eps = torch.finfo(torch.float32).eps if precise else torch.finfo(torch.bfloat16).eps
     # Rounding of one fp32 sum grows with its size; a token's own error is a few eps of its log-prob.
@@ -61,7 +63,7 @@ def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], b
             "step 0: two evaluations of the same rows differ; something random is still on (dropout?), so no "
             "reference can be checked"
         )
-    bound = noise_bound(engine, batch, budget)
+    bound = noise_bound(engine, batch, policy, budget)
     known = table.lookup(batch)
     worst, row = _worst(policy, known, batch)
     beta = float(getattr(engine.options, "beta", 1.0))
@@ -71,7 +73,7 @@ def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], b
             f"{bound:.3g}; the reference is not this model at step 0; delete the run folder's reference/ "
             "and run again"
         )
-    scored = evaluate(engine, batch, table, budget)
+    scored = evaluate(engine, batch, table, budget, policy=policy)
     zero = zero_margin(engine.options)
     text = f"policy and reference agree on the first update to {worst:.2g} nats (noise {bound:.2g})"
     numbers: dict[str, Any] = {"loss": scored.loss, "margin_max": beta * worst, "bound": beta * bound}
@@ -96,7 +98,7 @@ def verify_rescored(
     batch = collate(groups[:RESCORED_ROWS])
     values = update_logprobs(engine, batch, budget)
     worst, row = _worst(values, table.lookup(batch), batch)
-    bound = noise_bound(engine, batch, budget)
+    bound = noise_bound(engine, batch, values, budget)
     if worst > bound:
         raise GuardStop(
             f"step 0: {row}: the reference table is off by {worst:.3g} nats from what its model gives now "
