@@ -103,7 +103,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="everything; an hour and more")
-    parser.add_argument("--trial", action="store_true", help="seconds long: shows that the benchmark works")
+    parser.add_argument("--trial", action="store_true", help="tiny models: shows that the benchmark works")
     parser.add_argument("--only", nargs="+", default=[], help="names of workloads")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cpu in fp32, cuda in bf16 [cpu]"

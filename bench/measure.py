@@ -166,10 +166,9 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
     before = rates(shape, **kind)
     mine: list[Outcome] = []
     peer: dict[str, list[Outcome]] = {}
-    columns = [SHIPPED] if workload.betas else list(COLUMNS)
     for _ in range(setting.repeats or workload.repeats):
         mine.append(_study(workload, ours, turns) if workload.betas else turns.run(ours).outcome)
-        for name in columns:
+        for name in columns_of(workload):
             job = replace(theirs, **COLUMNS[name])
             run = _one_by_one(workload, job, turns) if workload.betas else turns.run(job).outcome
             peer.setdefault(name, []).append(run)
@@ -190,6 +189,11 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
         [] if workload.betas else [run.seconds / least.seconds(better) for run in mine],
         _memory(ours, theirs, mine, peer, turns) if workload.memory else {},
     )
+
+
+def columns_of(workload: Workload) -> list[str]:
+    """Return which settings of the peer a workload is compared with."""
+    return [SHIPPED] if workload.betas else list(COLUMNS)
 
 
 def agree(workload: Workload, column: str, ours: Outcome, theirs: Outcome, *, bf16: bool = False) -> None:

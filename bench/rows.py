@@ -19,8 +19,10 @@ SEED = 20261121
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 CORPUS_ROWS = 2_000
 """Most rows a tokenizer learns from: enough for its vocabulary, quick to read."""
+LONG_ROWS = 200
+"""As many where rows are long."""
 
-WORDS = 6_000
+WORDS = 1_500
 """Words of made-up text; each is about one token of the 8k vocabulary that learns them."""
 
 Row = dict[str, Any]
@@ -48,7 +50,9 @@ def corpus(kind: str, *, folder: Path = REAL) -> tuple[list[Row], str]:
     """Return all rows of a kind in shuffled order, and in words where they come from."""
     name = FILES.get(kind)
     if name is None or not (folder / name).is_file():
-        return made_up(LENGTHS[kind], CORPUS_ROWS), f"made up, {kind} lengths"
+        return made_up(
+            LENGTHS[kind], LONG_ROWS if kind == "long" else CORPUS_ROWS
+        ), f"made up, {kind} lengths"
     rows: list[Row] = []
     for row in load(str(folder / name), task="preference").rows:
         texts = [_plain(row.prompt), *(_plain(completion.content) for completion in row.completions)]

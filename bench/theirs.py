@@ -64,7 +64,7 @@ def build(job: Job, marks: Marks) -> Marked:
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(job.model),
-        peft_config=None if job.adapter is None else PeftConfig.from_pretrained(job.adapter),
+        peft_config=None if job.adapter is None else _to_train(job.adapter),
     )
     if job.grouped:
         data = trainer.train_dataset
@@ -76,6 +76,13 @@ def build(job: Job, marks: Marks) -> Marked:
         set_peft_model_state_dict(trainer.model, load_file(Path(job.adapter) / "adapter_model.safetensors"))
     trainer.marks, trainer.noted = marks, []
     return trainer
+
+
+def _to_train(adapter: str) -> PeftConfig:
+    """Return an adapter's config; a saved one says that it is for inference only."""
+    config = PeftConfig.from_pretrained(adapter)
+    config.inference_mode = False
+    return config
 
 
 def per_update(losses: list[tuple[Any, int]], micro_steps: int) -> list[float]:

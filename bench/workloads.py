@@ -69,5 +69,19 @@ CUDA = (
     Workload("uf-1b", "UltraFeedback-like, 0.9 B", "uf", 96, "0.9B", must={SHIPPED: 1.6}),
 )
 
-TRIAL = (Workload("trial", "trial", "64,32,24", 24, "tiny", learning_rate=3e-3, repeats=2, memory=True),)
-"""Seconds long: shows that the benchmark itself works. Its numbers mean nothing."""
+TRIAL = (
+    Workload("trial", "trial", "64,32,24", 24, "tiny", learning_rate=3e-3, repeats=2, memory=True),
+    Workload("trial-lora", "trial, LoRA", "64,32,24", 24, "tiny", lora=True, learning_rate=1e-2, repeats=1),
+    Workload("trial-k4", "trial, rankings", "64,32,24", 16, "tiny", answers=4, learning_rate=3e-3, repeats=1),
+    Workload(
+        "trial-betas",
+        "trial, 2 betas",
+        "64,32,24",
+        24,
+        "tiny",
+        betas=(0.1, 1.0),
+        learning_rate=3e-3,
+        repeats=1,
+    ),
+)
+"""Tiny: shows that the benchmark itself works. Its numbers mean nothing."""

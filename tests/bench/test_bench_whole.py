@@ -8,7 +8,9 @@ import pytest
 pytest.importorskip("trl")
 
 from bench.__main__ import main
+from bench.measure import columns_of
 from bench.theirs import per_update
+from bench.workloads import TRIAL
 
 
 @pytest.mark.parity
@@ -22,6 +24,5 @@ def test_a_trial_measures_both_programs(tmp_path: Path) -> None:
     assert main(["--trial", "--busy-ok", "--threads", "1", "--out", str(tmp_path)]) == 0
     (saved,) = tmp_path.glob("*.json")
     document = json.loads(saved.read_text())
-    assert set(document["ratios"]) == {
-        f"trial: {name}" for name in ("as shipped", "head patched", "patched + grouped")
-    }
+    ratios = [f"{trial.name}: {name}" for trial in TRIAL for name in columns_of(trial)]
+    assert sorted(document["ratios"]) == sorted(ratios)
