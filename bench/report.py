@@ -19,7 +19,7 @@ def table(result: Result) -> str:
     ours = next(iter(result.columns.values())).ours
     lines = [
         f"{result.workload.title}: {result.pairs} pairs, {result.tokens} tokens ({result.source})",
-        f"  {'':20} {'seconds':>8} {'pairs/s':>8} {'tok/s':>7} {'MiB':>6}  {'ratio (range)':<20}",
+        f"  {'':21} {'seconds':>8} {'pairs/s':>8} {'tok/s':>7} {'MiB':>6}  {'ratio (range)':<20}",
         _line("tether", ours, result, ""),
     ]
     for name, column in result.columns.items():
@@ -43,7 +43,7 @@ def _line(name: str, runs: Sequence[Outcome], result: Result, ratio: str) -> str
     pairs = result.pairs * max(1, len(result.workload.betas))
     peak = statistics.median(run.peak_mib for run in runs)
     rate = runs[0].tokens / seconds
-    return f"  {name:<20} {seconds:>8.2f} {pairs / seconds:>8.2f} {rate:>7.0f} {peak:>6.0f}  {ratio}"
+    return f"  {name:<21} {seconds:>8.2f} {pairs / seconds:>8.2f} {rate:>7.0f} {peak:>6.0f}  {ratio}"
 
 
 def spread(column: Column) -> str:
