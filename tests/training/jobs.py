@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 
 from tests.tiny import tiny_batch
 from tether.config.train import TrainConfig
-from tether.errors import GuardStop, Interrupted, SaidElsewhere
+from tether.errors import GuardStop, Interrupted, ResourceError, SaidElsewhere
 from tether.generation.measure import measure
 from tether.policies.adapters import add_lora, trainable
+from tether.policies.layout_check import choose_layout
 from tether.policies.load import load_model
 from tether.policies.reference import ReferenceIdentity, ReferenceTable, Score
 from tether.policies.sharding import shard, whole, within
@@ -22,7 +24,7 @@ from tether.training.parallel import joined
 from tether.training.policy import checkpoint_blocks
 from tether.training.run import Given, train
 from tether.training.signals import StopRequest
-from tether.training.steps import Engine, update_gradient
+from tether.training.steps import Engine, update_gradient, update_logprobs
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -67,8 +69,10 @@ def run_until(options: dict[str, Any], *, step: int, rank: int) -> tuple[str, in
     return "finished", 0
 
 
-def run_with_failure(options: dict[str, Any], *, rank: int | None) -> tuple[str, str, int]:
-    """Train with a guard that stops this rank (None: every one) in its second update."""
+def run_with_failure(
+    options: dict[str, Any], *, rank: int | None, memory: bool = False
+) -> tuple[str, str, int]:
+    """Train until this rank (None: every one) meets a guard, or runs out of memory, in its second update."""
     plain = loop_module._one_update
 
     def failing(loop: Any) -> Any:
@@ -76,11 +80,17 @@ def run_with_failure(options: dict[str, Any], *, rank: int | None) -> tuple[str,
             raise GuardStop("step 2: broken on purpose")
         return plain(loop)
 
+    def starving(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop_module, "_one_update", failing)
+        if not memory:
+            patch.setattr(loop_module, "_one_update", failing)
+        elif rank in (None, RANK):
+            patch.setattr(loop_module, "update_gradient", starving)
         try:
             train(TrainConfig.model_validate(options))
-        except (GuardStop, SaidElsewhere) as error:
+        except (GuardStop, ResourceError, SaidElsewhere) as error:
             return type(error).__name__, str(error), error.exit_code
     return "finished", "", 0
 
@@ -157,3 +167,28 @@ def measured(folder: str, *, parallel: str, stops: int) -> dict[str, Any]:
         with torch.no_grad():
             _, rows = within(policy, lambda: within(start, measuring))
         return {mine[row["prompt"]]: {**row, "prompt": None} for row in rows}
+
+
+def fail_or_hang(*, failing: int) -> None:
+    """Fail in one process while the other waits for something that never comes."""
+    with joined(torch.device("cpu")):
+        if failing == RANK:
+            raise GuardStop("broken on purpose")
+        time.sleep(300)
+
+
+def families(folders: list[str], *, layout: str) -> list[tuple[str, str, list[float]]]:
+    """Return per model the layout its shards chose, why, and the sums of some rows."""
+    found: list[tuple[str, str, list[float]]] = []
+    with joined(torch.device("cpu")) as processes:
+        for folder in folders:
+            model = load_model(folder).model
+            if processes.count > 1:
+                shard(model, torch.device("cpu"), processes.count)
+            batch = tiny_batch([(4, [3, 6]), (9, [2, 2]), (2, [7, 1])])
+            choice = choose_layout(model, layout, batch)
+            config = TrainConfig(model_name_or_path=folder, dataset_name="-", output_dir="-")
+            engine = Engine(model, config, choice.name, 512, nullcontext, processes=processes)
+            sums = update_logprobs(engine, batch, 64).sums
+            found.append((choice.name, choice.reason or "", sums.tolist()))
+    return found

@@ -55,7 +55,14 @@ class Together:
         port = free_port()
         for pipe in self.pipes:
             pipe.send((job, arguments, port))
-        return [pipe.recv() if pipe.poll(120) else (False, ("Silence", "", "")) for pipe in self.pipes]
+        return [self._answer(pipe) for pipe in self.pipes]
+
+    @staticmethod
+    def _answer(pipe: Any) -> tuple[bool, Any]:
+        try:
+            return pipe.recv() if pipe.poll(120) else (False, ("Silence", "", ""))
+        except EOFError:
+            return False, ("Silence", "ended", "")
 
     def run(self, job: Callable[..., Any], **arguments: Any) -> list[Any]:
         answers = self.outcomes(job, **arguments)

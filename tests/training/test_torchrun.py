@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,24 @@ import pytest
 from tests.training.pair import ROOT, free_port
 from tether.config.launch import first_process, first_speaks
 from tether.errors import SaidElsewhere, UsageError
+from tether.policies.artifact import read_artifact
+from tether.training.scoring import score_file
 
 Launch = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def launch(tmp_path: Path, model_folder: Path, data_file: Path, eval_file: Path) -> Launch:
-    def start(*options: str, processes: int = 2) -> subprocess.Popen[str]:
-        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command = [sys.executable, *torchrun, "--master-port", str(free_port()), "-m", "tether"]
+    def start(*more: str, command: str = "train", options: Sequence[str] | None = None) -> Any:
+        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        words = [sys.executable, *torchrun, "--master-port", str(free_port()), "-m", "tether"]
         given = ["--model", str(model_folder), "--data", str(data_file), "--eval-data", str(eval_file)]
         given += ["--output-dir", str(tmp_path / "run"), "--learning-rate", "1e-3", "--train-batch-size", "4"]
-        given += ["--measure-prompts", "2", "--kl-max-new-tokens", "4", "--device", "cpu", *options]
+        given += ["--measure-prompts", "2", "--kl-max-new-tokens", "4", "--device", "cpu", *more]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*command, "train", *given], env=environment, cwd=tmp_path, **pipes)
+        given = [*options] if options is not None else given if command == "train" else []
+        return subprocess.Popen([*words, command, *given], env=environment, cwd=tmp_path, **pipes)
 
     return start
 
@@ -118,6 +121,29 @@ def test_a_killed_process_ends_the_others_and_leaves_no_orphan(launch: Launch, t
     assert run.returncode != 0
     time.sleep(1)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+@pytest.mark.slow
+def test_a_command_that_is_one_process_is_refused(launch: Launch) -> None:
+    run = launch(command="check")
+    _, stderr = run.communicate(timeout=200)
+    assert ours(stderr) == ["tether: tether check is one process; start it without torchrun"]
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_one_process(
+    tmp_path: Path, model_folder: Path, data_file: Path, launch: Launch
+) -> None:
+    given = ["--model", str(model_folder), "--data", str(data_file), "--json"]
+    run = launch(command="score", options=[*given, "--out", str(tmp_path / "two")])
+    stdout, stderr = run.communicate(timeout=200)
+    assert run.returncode == 0, stderr
+    alone = score_file(model_folder, str(data_file), tmp_path / "one")
+    assert json.loads(stdout)["completions"] == alone.completions
+    one, two = (read_artifact(tmp_path / name)[0] for name in ("one", "two"))
+    assert one.identity.scored == two.identity.scored and one.scores.keys() == two.scores.keys()
+    for key, score in one.scores.items():
+        assert two.scores[key].total == pytest.approx(score.total, rel=1e-6)
 
 
 def test_one_process_speaks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group
 
-from tether.config.launch import first_process
-from tether.errors import SaidElsewhere, TetherError
+from tether.config.launch import first_process, first_speaks, process_count
+from tether.errors import SaidElsewhere, TetherError, UsageError
 
 TUNE = Group("Tune", sort_key=1)
 LOOK = Group("Look", sort_key=2)
@@ -36,6 +36,9 @@ COMMANDS = {
     "world": ("tether.cli.world:app", "Worlds whose true reward is known.", WORLDS),
 }
 
+SEVERAL = ("train", "score")
+"""Commands that share their work under torchrun; every other would be run once per process."""
+
 DESCRIPTION = "Tune a language model on preferences, and learn how tightly to hold it\nto its reference."
 app = App(
     name="tether",
@@ -60,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words[0] in ("train", "study") and len(words) == 2 and words[1] in ("--help", "-h"):
             sys.stdout.write(importlib.import_module(f"tether.cli.{words[0]}").help_page())
             sys.exit(0)
+        with first_speaks():
+            if process_count() > 1 and words[0] not in SEVERAL:
+                raise UsageError(f"tether {words[0]} is one process; start it without torchrun")
         status = app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except SaidElsewhere as error:
         sys.exit(error.exit_code)

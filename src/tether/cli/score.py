@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from tether.cli.output import print_json, print_table
+from tether.config.launch import first_process
 
 
 def score(
@@ -60,6 +61,8 @@ def score(
         )
     finally:
         terminal.close()
+    if not first_process():
+        return 0
     if json:
         print_json(record)
     elif not quiet:

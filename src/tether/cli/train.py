@@ -52,6 +52,8 @@ def train(
     from tether.cli.progress import Terminal
 
     if plan:
+        if not first_process():
+            return 0
         planned = api.plan(settings)
         if json:
             print_json(planned)

@@ -78,10 +78,14 @@ def shard(model: nn.Module, device: torch.device, processes: int, *, keep_start:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of a causal LM that are gathered one at a time: those its class must not split."""
+    """Return the layers of a causal LM that are gathered one at a time: those its class must not split.
+
+    Where such layers hold others, the outer ones; where the class names none, its longest list of modules.
+    """
     backbone = take_apart(model).backbone
     names: set[str] = set(getattr(backbone, "_no_split_modules", None) or ())
-    found = [module for module in backbone.modules() if type(module).__name__ in names]
+    named = [(name, module) for name, module in backbone.named_modules() if type(module).__name__ in names]
+    found = [m for name, m in named if not any(name.startswith(f"{other}.") for other, _ in named)]
     if found:
         return found
     lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]

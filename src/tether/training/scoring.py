@@ -11,6 +11,7 @@ from tether.policies.reference import ReferenceTable
 from tether.records.results import Record
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
+from tether.training.parallel import Processes, joined
 from tether.training.prepare import Prepared, prepare, read
 from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
 from tether.training.track import Silent, Watcher
@@ -57,7 +58,6 @@ def score_file(
         TetherError: data or model are refused.
 
     """
-    watcher = watcher or Silent()
     if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise RunFolderError(f"{out}: not empty and no reference; choose another --out")
     config = TrainConfig.model_validate(
@@ -73,11 +73,35 @@ def score_file(
             "layout": layout,
         }
     )
-    watcher.stage("reading data")
-    prepared = _prepared(config, policy, mismatched)
-    watcher.stage("loading the model")
+    budget = max_tokens_per_microbatch or default_budget(device_of(device))
+    with joined(device_of(device)) as processes:
+        shown = watcher if watcher is not None and processes.first else Silent()
+        shown.stage("reading data")
+        prepared = _prepared(config, policy, mismatched)
+        processes.same({"rows": prepared.data["train"]})
+        shown.stage("loading the model")
+        table = _scored(config, prepared, without_prompt, token_values, budget, processes, shown)
+        if processes.first:
+            source = {"model": str(model.resolve()), "data": data, "kind": table.identity.kind}
+            write_artifact(out, table, source=source)
+    return _record(out, len(prepared.train.rows), table)
+
+
+def _scored(
+    config: TrainConfig,
+    prepared: Prepared,
+    without_prompt: bool,
+    token_values: bool,
+    budget: int,
+    processes: Processes,
+    watcher: Watcher,
+) -> ReferenceTable:
     engine, groups, weights, own, stops = open_scorer(
-        model, config, prepared.train.rows, without_prompt=without_prompt
+        config.model_name_or_path,
+        config,
+        prepared.train.rows,
+        without_prompt=without_prompt,
+        processes=processes,
     )
     name = identity(
         "prior" if without_prompt else "model",
@@ -94,11 +118,9 @@ def score_file(
     def progress(done: int, total: int) -> None:
         watcher.stage(f"scoring: {done} of {total} rows")
 
-    budget = max_tokens_per_microbatch or default_budget(device_of(config.device))
     with torch.no_grad():
         fill_table(table, engine, groups, budget=budget, keep_tokens=token_values, progress=progress)
-    write_artifact(out, table, source={"model": str(model.resolve()), "data": data, "kind": name.kind})
-    return _record(out, len(groups), table)
+    return table
 
 
 def _record(out: Path, rows: int, table: ReferenceTable) -> ScoreRecord:
