@@ -13,7 +13,18 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     name: "tether.api"
-    for name in ("check", "generate", "judge", "make_world", "merge", "report", "run_study", "score", "train")
+    for name in (
+        "check",
+        "compare",
+        "generate",
+        "judge",
+        "make_world",
+        "merge",
+        "report",
+        "run_study",
+        "score",
+        "train",
+    )
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # pyright: ignore[reportUnsupportedDunderAll]  (lazy names)

@@ -22,8 +22,12 @@ from tether.data.checks import DataReport, load
 from tether.errors import UsageError
 from tether.generation.completions import GenerateRecord
 from tether.generation.sample import generate as generate_answers
-from tether.judging.judges import Asking, Judge, Prices
+from tether.judging.answers import Generated
+from tether.judging.comparing import Comparing, compare_sources
+from tether.judging.comparison import surprises
+from tether.judging.judges import Judge
 from tether.judging.named import judge_named
+from tether.judging.options import Answering, Asking, Deciding, Prices
 from tether.judging.outputs import Outputs, read_outputs
 from tether.judging.pairwise import Cache
 from tether.judging.run import (
@@ -36,11 +40,13 @@ from tether.judging.run import (
 )
 from tether.judging.run import plan_judging as plan_judging_of
 from tether.policies.load import config_summary
+from tether.records.comparison import ComparisonRecord
 from tether.records.protocols import Evaluator
 from tether.records.references import ReferenceComparison
-from tether.records.results import RunRecord
+from tether.records.results import RunRecord, write_json
 from tether.records.study import StudyRecord
 from tether.reports.card import write_card
+from tether.reports.compare_page import write_comparison
 from tether.reports.page import write_report
 from tether.study.bench import Bench
 from tether.study.execute import StudyWatcher, Unwatched
@@ -227,6 +233,60 @@ def plan_judging(
     kept = Cache(cache_path(Path(out)) if cache is None else Path(cache))
     asked = judge_named(judge, asking) if isinstance(judge, str) else judge
     return plan_judging_of(_outputs(a), _outputs(b), asked, cache=kept, prices=prices, time_it=True)
+
+
+def compare(
+    *sources: str | Path,
+    judge: str | Judge | None = None,
+    prompts: str | Path | None = None,
+    out: str | Path | None = None,
+    page: str | Path | None = None,
+    stream: bool = False,
+    difficulty: str | Path | None = None,
+    gamed: str | Path | None = None,
+    deciding: Deciding | None = None,
+    answering: Answering | None = None,
+    asking: Asking | None = None,
+    prices: Prices | None = None,
+    overwrite: bool = False,
+    told: Told | None = None,
+    progress: Progress | None = None,
+    generated: Generated | None = None,
+) -> ComparisonRecord:
+    """Say which model is better, by how much and how surely; the same as `tether compare`.
+
+    `sources` are model folders and files of answers (these need a judge), files of verdicts, or annotations.
+    With `out` the answers, verdicts, `comparison.json` and `comparison.html` are written there.
+
+    Raises:
+        TetherError: every refusal. A gate that was not passed is no refusal: see `record.requirement`.
+
+    """
+    run = Comparing(
+        sources=tuple(Path(source) for source in sources),
+        judge=judge_named(judge, asking) if isinstance(judge, str) else judge,
+        prompts=_path(prompts),
+        out=_path(out),
+        stream=stream,
+        difficulty=_path(difficulty),
+        gamed=_path(gamed),
+        deciding=deciding or Deciding(),
+        answering=answering or Answering(),
+        prices=prices,
+        overwrite=overwrite,
+    )
+    record, verdicts = compare_sources(run, told=told, progress=progress, generated=generated)
+    target = _path(page) or (None if out is None else Path(out) / "comparison.html")
+    if target is not None:
+        record = record.model_copy(update={"files": record.files | {"page": str(target)}})
+        write_comparison(record, verdicts, surprises(verdicts), target)
+    if out is not None:
+        write_json(Path(out) / "comparison.json", record)
+    return record
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 def _outputs(answers: str | Path | Outputs) -> Outputs:

@@ -13,7 +13,7 @@ from tests.servers import Stub, asked, completion, serving
 from tether.cli.judge import judge
 from tether.cli.main import main
 from tether.errors import Interrupted, RunFolderError
-from tether.judging.judges import Asking, Prices
+from tether.judging.options import Asking, Prices
 from tether.judging.pairwise import read_verdicts
 
 ONCE, ONE_AT_A_TIME = Asking(workers=1, attempts=1), Asking(workers=1)

@@ -13,8 +13,9 @@ from tests.servers import Stub, completion, serving
 from tether.errors import DataError, UsageError
 from tether.judging.alpaca import AlpacaJudge, chat_turns, parser_of
 from tether.judging.client import Server
-from tether.judging.judges import Asking, Question
+from tether.judging.judges import Question
 from tether.judging.named import judge_named
+from tether.judging.options import Asking
 
 CHATML = (
     "<|im_start|>system\nYou rank models.\n<|im_end|>\n<|im_start|>user\n"

@@ -11,7 +11,6 @@ from tether.judging.comparison import (
     parse_requirement,
     ratings,
     shown_better,
-    turn,
 )
 from tether.judging.pairwise import Verdict
 
@@ -69,7 +68,7 @@ def test_length_control_takes_out_what_length_wins() -> None:
 
 
 def test_turned_verdicts_are_grouped_with_the_others() -> None:
-    verdicts = [_verdict(0, 0.9, 0.6), turn(_verdict(1, 0.9, 0.6))]
+    verdicts = [_verdict(0, 0.9, 0.6), _verdict(1, 0.9, 0.6).turned()]
     ((key, found),) = group(verdicts).items()
     assert key == ("x", "y", "j")
     assert [v.a_first for v in found] == pytest.approx([0.9, 0.9])
@@ -114,7 +113,7 @@ def test_agreement_is_krippendorffs_alpha() -> None:
     assert krippendorff(first, second) == pytest.approx(theirs)
     assert krippendorff(first, first) == 1
     verdicts = [_verdict(i, (s + 1) / 2, (s + 1) / 2) for i, s in enumerate(first)]
-    verdicts += [turn(_verdict(i, (s + 1) / 2, (s + 1) / 2, judge="k")) for i, s in enumerate(second)]
+    verdicts += [_verdict(i, (s + 1) / 2, (s + 1) / 2, judge="k").turned() for i, s in enumerate(second)]
     (found,) = agreements(verdicts)
     assert found.alpha == pytest.approx(theirs)
     assert found.pairs == 60

@@ -53,6 +53,7 @@ def test_intervals_of_rates_and_differences_cover_as_announced(table: bool) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("table", [True, False])
 def test_intervals_cover_93_to_97_per_cent_over_1000_simulated_studies(table: bool) -> None:
     shares = _coverage(1000, 400, 300, table=table)

@@ -1,305 +1,219 @@
 """`tether compare`: which of several models is better, by how much, and how surely; usable as a gate."""
 
-from itertools import combinations
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tether.cli.judge import NO_PRICES, PLAINLY, tell
 from tether.cli.output import console, print_json, print_table
-from tether.errors import DataError, NotBetter, UsageError
+from tether.cli.progress import counting
+from tether.cli.stopping import stoppable
+from tether.errors import NotBetter, UsageError
+from tether.judging.options import Answering, Asking, Deciding, Prices
 
 if TYPE_CHECKING:
-    from tether.judging.judges import Judge
-    from tether.judging.pairwise import Stream, Verdict
-    from tether.judging.winrate import PairedDifference
+    from tether.records.comparison import Comparison, ComparisonRecord, Estimate, PairedDifference, Stream
 
 Flag = Annotated[bool, Parameter(negative=())]
+WIDTH = 80
+DECIDING, ANSWERING = Deciding(), Answering()
 
 
 def compare(
-    files: list[Path],
+    sources: list[Path],
     /,
     *,
     judge: str | None = None,
-    verdicts: Path | None = None,
-    cache: Path | None = None,
-    by: Literal["win_rate", "lc_win_rate"] = "win_rate",
-    require: str | None = None,
-    draws: int = 1000,
-    seed: int = 0,
+    prompts: Path | None = None,
+    out: Path | None = None,
+    page: Path | None = None,
     stream: Flag = False,
+    difficulty: Path | None = None,
+    gamed: Path | None = None,
+    deciding: Annotated[Deciding, Parameter(name="*")] = DECIDING,
+    answering: Annotated[Answering, Parameter(name="*")] = ANSWERING,
+    prices: Annotated[Prices, Parameter(name="*")] = NO_PRICES,
+    asking: Annotated[Asking, Parameter(name="*")] = PLAINLY,
+    overwrite: Flag = False,
     json: Flag = False,
+    quiet: Flag = False,
 ) -> int:
-    """Compare models by verdicts, by answers and a judge, or by annotations against one baseline.
+    """Compare models: by their folders or answers and a judge, by verdicts, or by annotations.
 
     Parameters
     ----------
-    files
-        Answers (JSONL of tether generate, AlpacaEval's model_outputs.json), verdicts, or annotations.
+    sources
+        Model folders, answers (JSONL, model_outputs.json), verdicts, or annotations (JSON, Parquet).
     judge
-        For answers: length, random, world:NAME, server:URL#MODEL or local:MODEL.
-    verdicts
-        File to write the verdicts to.
-    cache
-        File of opinions already asked for; only new questions are asked.
-    by
-        For annotations: the rate whose difference decides.
-    require
-        Gate such as "A > B": exit status 5 when not shown.
-    draws
-        Bootstrap samples of prompts.
-    seed
-        Of the bootstrap, and of the order in which --stream asks.
+        length, random, world:NAME, local:MODEL, reward:MODEL, server:URL#MODEL or alpacaeval:FOLDER@URL.
+    prompts
+        What model folders answer: rows with a prompt, or a text file.
+    out
+        Folder for answers, verdicts, comparison.json and comparison.html; a restart goes on from it.
+    page
+        HTML page to write [comparison.html in --out].
     stream
-        Stop asking the judge when the answer is known (two files of answers; valid at any look).
+        Stop asking the judge when the answer is known (two models; valid at any look).
+    difficulty
+        For annotations: CSV of instruction difficulty, for AlpacaEval 2's length control.
+    gamed
+        For annotations: CSV of the gamed baselines' rows.
+    deciding
+        What decides.
+    answering
+        How model folders answer.
+    prices
+        What tokens cost.
+    asking
+        How to ask.
+    overwrite
+        Let --out lose verdicts on other models or by another judge.
     json
         Print one JSON document instead of tables.
+    quiet
+        No progress and no notes.
 
     """
-    kinds = {_kind(path) for path in files}
-    if len(kinds) != 1:
-        raise UsageError(f"files of different kinds ({', '.join(sorted(kinds))}): compare one kind at a time")
-    kind = kinds.pop()
-    if stream and (kind != "answers" or len(files) != 2):
-        raise UsageError("--stream asks a judge about two files of answers: name two, and --judge")
-    if kind == "annotations":
-        document, sentence = _annotations(files, by, require, draws, seed)
-    else:
-        if kind == "answers":
-            from tether.judging.named import judge_named
+    from tether import api
 
-            if judge is None:
-                raise UsageError(
-                    "answers need --judge: length, random, world:NAME, server:URL#MODEL, local:MODEL"
-                )
-            found, streamed = _judged(files, judge_named(judge), cache, seed if stream else None)
-        else:
-            found, streamed = _read(files), None
-        if verdicts is not None:
-            from tether.records.results import write_lines
-
-            write_lines(verdicts, found)
-        if streamed is None:
-            document, sentence = _verdicts(found, require, draws, seed)
-        else:
-            document, sentence = _streamed(streamed, require)
+    if deciding.draws < 100:
+        raise UsageError(f"--draws {deciding.draws}: at least 100 are needed for an interval")
+    silent = quiet or json
+    kept = "what was answered and asked so far is kept, the same command goes on from there"
+    stopped = f"stopped; {kept if out else 'nothing was kept, --out DIR would have'}"
+    with stoppable(stopped), counting("pairs", quiet=silent) as progress:
+        record = api.compare(
+            *sources,
+            judge=judge,
+            prompts=prompts,
+            out=out,
+            page=page,
+            stream=stream,
+            difficulty=difficulty,
+            gamed=gamed,
+            deciding=deciding,
+            answering=answering,
+            prices=prices,
+            asking=asking,
+            overwrite=overwrite,
+            told=None if silent else tell,
+            progress=progress,
+            generated=None if silent else _answered,
+        )
     if json:
-        print_json(document)
-    else:
-        _show(document)
-    if sentence is not None and not document["requirement"]["shown"]:
-        raise NotBetter(sentence)
+        print_json(record)
+    elif not quiet:
+        show(record)
+    if record.requirement is not None and not record.requirement.shown:
+        raise NotBetter(record.requirement.why)
     return 0
 
 
-def _kind(path: Path) -> str:
-    if path.is_dir():
-        raise UsageError(f"{path} is a model folder: answer prompts with tether generate, and name its file")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.suffix == ".parquet":
-        return "annotations"
-    from tether.judging.outputs import read_rows
-
-    first = read_rows(path)[0]
-    if "a_first" in first:
-        return "verdicts"
-    return "annotations" if "preference" in first else "answers"
+def _answered(model: str, done: int, total: int) -> None:
+    if done == total:
+        console(stderr=True).print(f"{model}: {total} answers")
 
 
-def _judged(
-    files: list[Path], judge: "Judge", cache: Path | None, stream_seed: int | None
-) -> "tuple[list[Verdict], Stream | None]":
-    from tether.judging.outputs import names_of, pair_outputs, read_outputs
-    from tether.judging.pairwise import Cache, judge_pairs, judge_until_known
-
-    outputs = [read_outputs(path) for path in files]
-    if len(files) < 2:
-        raise UsageError("at least two files of answers are needed")
-    names = names_of(outputs)
-    kept, found = Cache(cache), []
-    for i, j in combinations(range(len(outputs)), 2):
-        paired = pair_outputs(outputs[i], outputs[j])
-        if paired.only_a or paired.only_b:
-            console(stderr=True).print(
-                f"{names[i]} and {names[j]}: {paired.only_a} and {paired.only_b} answers without a partner"
-            )
-        if stream_seed is not None:
-            return judge_until_known(paired.pairs, judge, (names[i], names[j]), cache=kept, seed=stream_seed)
-        found += judge_pairs(paired.pairs, judge, (names[i], names[j]), cache=kept)
-    return found, None
-
-
-def _streamed(found: "Stream", require: str | None) -> tuple[dict[str, Any], str | None]:
-    from tether.judging.comparison import parse_requirement
-
-    document: dict[str, Any] = {"kind": "stream", "stream": found.model_dump(mode="json")}
-    if require is None:
-        return document, None
-    better, _ = parse_requirement(require, (found.a, found.b))
-    shown = found.decided and (found.win_rate > 50) == (better == found.a)
-    low, high = found.interval
-    sentence = (
-        f"{require} {'shown' if shown else 'not shown'}: {found.a} wins {found.win_rate:.1f} % "
-        f"(95 % {low:.1f} to {high:.1f} at any look, {found.asked} of {found.prompts} prompts)"
-    )
-    document["requirement"] = {"text": require, "shown": shown, "why": sentence}
-    return document, sentence
-
-
-def _read(files: list[Path]) -> "list[Verdict]":
-    from tether.judging.pairwise import read_verdicts
-
-    return [verdict for path in files for verdict in read_verdicts(path)]
-
-
-def _verdicts(
-    found: "list[Verdict]", require: str | None, draws: int, seed: int
-) -> tuple[dict[str, Any], str | None]:
-    from tether.judging import comparison as judging
-
-    groups = judging.group(found)
-    models = sorted({name for a, b, _ in groups for name in (a, b)})
-    compared = {
-        key: judging.compare_pair(verdicts, draws=draws, seed=seed) for key, verdicts in groups.items()
-    }
-    document: dict[str, Any] = {
-        "kind": "verdicts",
-        "models": models,
-        "comparisons": [one.model_dump(mode="json") for one in compared.values()],
-        "agreement": [one.model_dump(mode="json") for one in judging.agreements(found)],
-    }
-    if len(models) > 2 and len({judge for _, _, judge in groups}) == 1:
-        document["ratings"] = [r.model_dump(mode="json") for r in judging.ratings(found, seed=seed)]
-    if require is None:
-        return document, None
-    better, worse = judging.parse_requirement(require, models)
-    met: list[tuple[bool, str]] = []
-    for judge in {judge for _, _, judge in groups}:
-        own = {(a, b): one for (a, b, name), one in compared.items() if name == judge}
-        if (better, worse) not in own and (worse, better) not in own:
-            raise DataError(f"--require {require!r}: these two models were not judged against each other")
-        met.append(judging.shown_better(own, better, worse))
-    sentence = "; ".join(text for _, text in met)
-    document["requirement"] = {"text": require, "shown": all(shown for shown, _ in met), "why": sentence}
-    return document, sentence
-
-
-def _annotations(
-    files: list[Path], by: str, require: str | None, draws: int, seed: int
-) -> tuple[dict[str, Any], str | None]:
-    from tether.judging.annotations import read_annotations
-    from tether.judging.comparison import parse_requirement
-    from tether.judging.winrate import paired_difference, paired_lc_difference, win_rates
-
-    if len(files) != 1:
-        raise UsageError("one file of annotations at a time: put all models against the baseline into it")
-    read = read_annotations(files[0])
-    rates = win_rates(read, draws=draws, seed=seed)
-    document: dict[str, Any] = {
-        "kind": "annotations",
-        "models": {entry.model: entry.model_dump(mode="json") for entry in rates.models},
-    }
-
-    def difference(a: str, b: str) -> "PairedDifference":
-        return (
-            paired_difference(read, a, b, seed=seed)
-            if by == "win_rate"
-            else paired_lc_difference(rates, a, b)
+def show(record: "ComparisonRecord") -> None:
+    """Print the comparison as tables that fit 80 columns."""
+    rates = [
+        (
+            entry.model,
+            _percent(entry.win_rate, entry.win_rate_interval),
+            _percent(entry.lc_win_rate, entry.lc_win_rate_interval),
         )
-
-    if len(read.models) <= 10:
-        document["differences"] = [
-            difference(a, b).model_dump(mode="json") for a, b in combinations(read.models, 2)
-        ]
-    if require is None:
-        return document, None
-    better, worse = parse_requirement(require, read.models)
-    gap = difference(better, worse)
-    shown = gap.interval[0] > 0
-    sentence = (
-        f"{better} > {worse} {'shown' if shown else 'not shown'}: {by} differs by {gap.difference:+.2f} "
-        f"points (95 % {gap.interval[0]:+.2f} to {gap.interval[1]:+.2f}, {gap.n} prompts)"
-    )
-    document["requirement"] = {"text": require, "shown": shown, "why": sentence}
-    return document, sentence
-
-
-def _show(document: dict[str, Any]) -> None:
-    if document["kind"] == "annotations":
-        rows = [
-            (
-                name,
-                *(_percent(entry[rate], entry[f"{rate}_interval"]) for rate in ("win_rate", "lc_win_rate")),
-            )
-            for name, entry in document["models"].items()
-        ]
-        print_table("against the baseline", ["model", "win rate %", "LC % (own prompts)"], rows)
-        rows = [
-            (f"{gap['a']} - {gap['b']}", f"{gap['difference']:+.2f}", _span(gap["interval"]), _told(gap))
-            for gap in document.get("differences", [])
-        ]
-        if rows:
-            print_table("paired differences", ["models", "points", "95 %", ""], rows)
-    if document["kind"] == "stream":
-        one = document["stream"]
-        rows = [
-            ("win rate of A", f"{one['win_rate']:.1f} %", f"{_span(one['interval'])} at any look"),
-            ("evidence against equality", f"e = {one['e_value']:.3g}", "20 decides"),
-            ("prompts asked", str(one["asked"]), f"of {one['prompts']}, {one['failed']} without a verdict"),
-        ]
-        print_table(f"A: {one['a']}   B: {one['b']}   judge: {one['judge']}", ["", "value", "95 %"], rows)
-    for one in document.get("comparisons", []):
-        _show_pair(one)
-    if "ratings" in document:
-        rows = [
-            (r["model"], f"{r['rating']['value']:+.2f}", _reach(r["rating"])) for r in document["ratings"]
-        ]
-        print_table("Bradley-Terry rating (logits)", ["model", "rating", "95 %"], rows)
-    rows = [
-        (a["first"], a["second"], f"{a['same']:.0f} %", a["alpha"]) for a in document.get("agreement", [])
+        for entry in record.rates
     ]
-    if rows:
+    if rates:
+        kind = "own prompts" if record.rates[0].lc_kind == "own-prompts" else "AlpacaEval 2"
+        print_table("against the baseline", ["model", "win rate %", f"LC % ({kind})"], rates)
+    if record.stream is not None:
+        _show_stream(record.stream)
+    for one in record.comparisons:
+        _show_pair(one)
+    _show_differences(record.differences)
+    if record.ratings:
+        rows = [(r.model, f"{r.rating.value:+.2f}", _reach(r.rating)) for r in record.ratings]
+        print_table("Bradley-Terry rating (logits)", ["model", "rating", "95 %"], rows)
+    if record.agreement:
+        rows = [(a.first, a.second, f"{a.same:.0f} %", a.alpha) for a in record.agreement]
         print_table("agreement", ["judge", "judge ", "same", "alpha"], rows)
-    if "requirement" in document and document["requirement"]["shown"]:
-        console().print(document["requirement"]["why"])
+    if record.requirement is not None and record.requirement.shown:
+        console().print(record.requirement.why)
+    if "page" in record.files:
+        console().print(f"page: {record.files['page']}")
 
 
-def _show_pair(one: dict[str, Any]) -> None:
-    controlled = one["lc_win_rate"]
+def _show_stream(one: "Stream") -> None:
     rows = [
-        ("win rate of A", f"{one['win_rate']['value']:.1f} %", _reach(one["win_rate"])),
+        ("win rate of A", f"{one.win_rate:.1f} %", f"{_span(one.interval)} at any look"),
+        ("evidence against equality", f"e = {_evidence(one.e_value)}", "20 decides"),
+        ("prompts asked", str(one.asked), f"of {one.prompts}, {one.failed} without a verdict"),
+    ]
+    print_table(_title(one.a, one.b, one.judge), ["", "value", "95 %"], rows)
+    console().print("A and B are told apart.\n" if one.decided else "Not decided with these prompts.\n")
+
+
+def _show_pair(one: "Comparison") -> None:
+    controlled = one.lc_win_rate
+    ties = f", {one.ties} ties left out" if one.test == "votes" and one.ties else ""
+    rows = [
+        ("win rate of A", f"{one.win_rate.value:.1f} %", _reach(one.win_rate)),
         (
             "at equal length (own prompts)",
-            "-" if controlled is None else f"{controlled['value']:.1f} %",
-            one["lc_note"] if controlled is None else _reach(controlled),
+            "-" if controlled is None else f"{controlled.value:.1f} %",
+            one.lc_note if controlled is None else _reach(controlled),
         ),
-        ("won by being shown first", f"{one['order_bias']['value']:+.1f} points", _reach(one["order_bias"])),
-        ("winner changes with the order", f"{one['inconsistent']:.1f} %", f"of {one['pairs']} pairs"),
-        ("mean length A, B", f"{one['mean_chars_a']:.0f}, {one['mean_chars_b']:.0f}", "characters"),
-        ("without a verdict", str(one["failed"]), "in no rate"),
+        ("won by being shown first", f"{one.order_bias.value:+.1f} points", _reach(one.order_bias)),
+        ("winner changes with the order", f"{one.inconsistent:.1f} %", f"of {one.pairs} pairs"),
+        ("mean length A, B", f"{one.mean_chars_a:.0f}, {one.mean_chars_b:.0f}", "characters"),
+        ("evidence at any look", f"e = {_evidence(one.e_value)}", f"{_span(one.sequence)}{ties}"),
+        ("without a verdict", str(one.failed), "in no rate"),
     ]
-    print_table(f"A: {one['a']}   B: {one['b']}   judge: {one['judge']}", ["", "value", "95 % or unit"], rows)
-    if one["distinguishable"]:
+    print_table(_title(one.a, one.b, one.judge), ["", "value", "95 % or unit"], rows)
+    if one.distinguishable:
         console().print("A and B are told apart.\n")
     else:
-        needed = one["prompts_needed"]
-        more = "" if needed is None else f" About {needed} prompts would be needed."
-        console().print(f"Not distinguishable with {one['prompts']} prompts.{more}\n")
+        more = "" if one.prompts_needed is None else f" About {one.prompts_needed} prompts would be needed."
+        console().print(f"Not distinguishable with {one.prompts} prompts.{more}\n")
 
 
-def _percent(value: float | None, interval: list[float] | None) -> str:
+def _show_differences(differences: Iterable["PairedDifference"]) -> None:
+    rows = [
+        (
+            f"{gap.a} - {gap.b}",
+            "LC" if gap.kind == "lc_win_rate" else "win rate",
+            f"{gap.difference:+.2f}",
+            f"{gap.interval[0]:+.1f} to {gap.interval[1]:+.1f}",
+            "told apart" if gap.distinguishable else "not told apart",
+            "-" if gap.prompts_needed is None else str(gap.prompts_needed),
+        )
+        for gap in differences
+    ]
+    if rows:
+        columns = ["models", "rate", "points", "95 %", "", "needs"]
+        print_table("paired differences against the same opponent", columns, rows)
+
+
+def _evidence(e_value: float) -> str:
+    return "above a million" if e_value >= 1e6 else f"{e_value:.0f}" if e_value >= 100 else f"{e_value:.3g}"
+
+
+def _title(a: str, b: str, judge: str) -> str:
+    parts = [f"A: {a}", f"B: {b}", f"judge: {judge}"]
+    line = "   ".join(parts)
+    return line if len(line) <= WIDTH else "\n".join(parts)
+
+
+def _percent(value: float | None, interval: tuple[float, float] | None) -> str:
     return "-" if value is None else f"{value:.2f}" + ("" if interval is None else f" ({_span(interval)})")
 
 
-def _span(interval: list[float]) -> str:
+def _span(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
-def _reach(estimate: dict[str, Any]) -> str:
-    return "-" if estimate["low"] is None else _span([estimate["low"], estimate["high"]])
-
-
-def _told(gap: dict[str, Any]) -> str:
-    return "told apart" if gap["distinguishable"] else "not distinguishable"
+def _reach(estimate: "Estimate") -> str:
+    return "-" if estimate.low is None or estimate.high is None else _span((estimate.low, estimate.high))

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from tether.cli.output import console, print_json, print_table
 from tether.cli.progress import counting
 from tether.cli.stopping import stoppable
-from tether.judging.judges import Asking, Prices
+from tether.judging.options import Asking, Prices
 
 if TYPE_CHECKING:
     from tether.judging.run import JudgePlan, JudgeRecord

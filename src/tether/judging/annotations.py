@@ -7,7 +7,7 @@ a file with a missing row would otherwise shift every prompt after it.
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,34 @@ def read_annotations(path: Path, prompts: Path | None = None) -> Annotations:
     records = _json_list(path)
     by_text = numbers is None and not all("index" in record for record in records)
     return _build(str(path), _json_rows(path, records, numbers, by_text), by_text=by_text)
+
+
+def merged(parts: Sequence[Annotations]) -> Annotations:
+    """Return several files of annotations as one, joined by prompt; all are taken to share their baseline.
+
+    Raises:
+        DataError: a model is in two files, or only some of the files number their prompts.
+
+    """
+    if len(parts) == 1:
+        return parts[0]
+    models = tuple(model for part in parts for model in part.models)
+    twice = [model for model, count in Counter(models).items() if count > 1]
+    if twice:
+        raise DataError(f"{parts[-1].source}: {twice[0]} is in another of these files too")
+    if len({part.by_text for part in parts}) > 1:
+        raise DataError("some of these files number their prompts and some do not: they cannot be joined")
+    prompts = _sorted({prompt for part in parts for prompt in part.prompts})
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    share, delta, chars = (np.full((len(models), len(prompts)), np.nan) for _ in range(3))
+    row = 0
+    for part in parts:
+        columns = [place[prompt] for prompt in part.prompts]
+        rows = slice(row, row + len(part.models))
+        share[rows, columns], delta[rows, columns], chars[rows, columns] = part.share, part.delta, part.chars
+        row += len(part.models)
+    source = ", ".join(part.source for part in parts)
+    return Annotations(source, models, prompts, share, delta, chars, parts[0].by_text)
 
 
 def read_difficulty(path: Path, annotations: Annotations) -> Array:

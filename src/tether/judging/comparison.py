@@ -3,11 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
-from tether.analysis.sequential import betting_log_capital
+from tether.analysis.sequential import (
+    betting_confidence_sequence,
+    betting_log_capital,
+    vote_confidence_sequence,
+    vote_log_e_value,
+)
 from tether.analysis.stats import (
     Interval,
     bootstrap_interval,
@@ -16,69 +23,14 @@ from tether.analysis.stats import (
     resampling_weights,
 )
 from tether.errors import DataError
-from tether.judging.own_prompts import fit_own_prompts, refit
-from tether.judging.pairwise import Verdict
-from tether.records.results import Record
+from tether.judging.own_prompts import fit_own_prompts, refit, scaled_lengths
+from tether.records.comparison import Agreement, Comparison, Estimate, Rate, Rating, Verdict
 
 Array = NDArray[np.float64]
 Pairing = tuple[str, str]
 
-
-class Estimate(Record):
-    """A number with its 95 % interval over prompts."""
-
-    value: float
-    low: float | None
-    high: float | None
-    se: float | None
-
-
-class Comparison(Record):
-    """Two models on the same prompts; rates in percent, A's share of the wins."""
-
-    a: str
-    b: str
-    judge: str
-    win_rate: Estimate
-    lc_win_rate: Estimate | None
-    """Had the lengths been equal: "own-prompts", never comparable with a published LC rate."""
-    lc_note: str = ""
-    distinguishable: bool
-    """The win rate's interval excludes 50 %."""
-    order_bias: Estimate
-    """Share won by the answer shown first, minus 50, in points."""
-    inconsistent: float
-    """Percent of pairs whose winner changes with the order."""
-    mean_chars_a: float
-    mean_chars_b: float
-    prompts: int
-    pairs: int
-    """Pairs judged in both orders."""
-    failed: int
-    """Pairs without a verdict in at least one order: in no rate."""
-    prompts_needed: int | None
-    """To tell this difference from 50 % with 80 % power, were it the true one."""
-    e_value: float
-    """Largest e-value against equality over the verdicts in their order; 1 / e is valid at any look."""
-
-
-class Rating(Record):
-    """A model's Bradley-Terry strength in logits, ties counted as half a win, over all models' mean."""
-
-    model: str
-    rating: Estimate
-
-
-class Agreement(Record):
-    """Two judges on the same pairs of answers."""
-
-    first: str
-    second: str
-    pairs: int
-    same: float
-    """Percent of pairs with the same winner (or both without one)."""
-    alpha: float
-    """Krippendorff's alpha, nominal: 1 is perfect agreement, 0 what chance gives."""
+LENGTH_PAIRS = 20
+"""Fewest pairs whose length term is fitted."""
 
 
 def compare_pair(verdicts: Sequence[Verdict], *, draws: int = 1000, seed: int = 0) -> Comparison:
@@ -117,7 +69,8 @@ def compare_pair(verdicts: Sequence[Verdict], *, draws: int = 1000, seed: int = 
         pairs=len(judged),
         failed=len(verdicts) - len(judged),
         prompts_needed=required_size(win.estimate - 50, sd),
-        e_value=math.exp(min(float(betting_log_capital(_by_prompt(judged)).max()), 700.0)),
+        ties=int((shares == 0.5).sum()),
+        **_at_any_look(judged),
     )
 
 
@@ -128,26 +81,10 @@ def group(verdicts: Sequence[Verdict]) -> dict[tuple[str, str, str], list[Verdic
         key = (verdict.model_a, verdict.model_b, verdict.judge)
         turned = (verdict.model_b, verdict.model_a, verdict.judge)
         if turned in groups:
-            groups[turned].append(turn(verdict))
+            groups[turned].append(verdict.turned())
         else:
             groups.setdefault(key, []).append(verdict)
     return groups
-
-
-def turn(verdict: Verdict) -> Verdict:
-    """Return the same verdict with A and B exchanged."""
-    return Verdict(
-        id=verdict.id,
-        prompt=verdict.prompt,
-        model_a=verdict.model_b,
-        model_b=verdict.model_a,
-        answer_a=verdict.answer_b,
-        answer_b=verdict.answer_a,
-        judge=verdict.judge,
-        a_first=None if verdict.b_first is None else 1 - verdict.b_first,
-        b_first=None if verdict.a_first is None else 1 - verdict.a_first,
-        errors=verdict.errors,
-    )
 
 
 def ratings(verdicts: Sequence[Verdict], *, draws: int = 200, seed: int = 0) -> tuple[Rating, ...]:
@@ -184,19 +121,32 @@ def ratings(verdicts: Sequence[Verdict], *, draws: int = 200, seed: int = 0) -> 
 def bradley_terry(wins: Array, prior: float = 0.5, start: Array | None = None) -> Array:
     """Return strengths in logits (mean 0) for a table of wins [M, M], row over column.
 
-    Newman's iteration (2023, JMLR 24, eq. 13), which converges to the same maximum likelihood as Zermelo's.
+    The maximum of sum_ij wins_ij log sigmoid(s_i - s_j), concave in s, by Newton's method with halved steps;
+    `prior` adds that many wins to every cell off the diagonal.
     """
     table = wins + prior * (1 - np.eye(len(wins)))
-    strength = np.ones(len(wins)) if start is None else np.exp(start)
-    for _ in range(10_000):
-        total = strength[:, None] + strength[None, :]
-        updated = (table * strength[None, :] / total).sum(axis=1) / (table.T / total).sum(axis=1)
-        updated /= np.exp(np.log(updated).mean())
-        moved = float(np.abs(np.log(updated / strength)).max())
-        strength = updated
-        if moved < 1e-8:
+    games = table + table.T
+    strength = np.zeros(len(wins)) if start is None else start
+    value = _likelihood(table, strength)
+    for _ in range(100):
+        expected = special.expit(strength[:, None] - strength[None, :])
+        gradient = (table - games * expected).sum(axis=1)
+        weights = games * expected * (1 - expected)
+        # The ones fix the mean, which the likelihood leaves open.
+        laplacian = np.diag(weights.sum(axis=1)) - weights + np.ones_like(weights)
+        step = np.linalg.solve(laplacian, gradient)
+        size, after = 1.0, _likelihood(table, strength + step)
+        while after < value - 1e-12 * abs(value) and size > 1e-9:
+            size /= 2
+            after = _likelihood(table, strength + size * step)
+        strength, value = strength + size * step, after
+        if float(np.abs(size * step).max()) < 1e-10:
             break
-    return np.log(strength)
+    return strength - strength.mean()
+
+
+def _likelihood(table: Array, strength: Array) -> float:
+    return float((table * special.log_expit(strength[:, None] - strength[None, :])).sum())
 
 
 def agreements(verdicts: Sequence[Verdict]) -> tuple[Agreement, ...]:
@@ -205,7 +155,7 @@ def agreements(verdicts: Sequence[Verdict]) -> tuple[Agreement, ...]:
     for verdict in verdicts:
         if verdict.share is None:
             continue
-        turned = turn(verdict) if verdict.model_a > verdict.model_b else verdict
+        turned = verdict.turned() if verdict.model_a > verdict.model_b else verdict
         share = turned.share or 0.0
         key = (turned.id, turned.model_a, turned.model_b, turned.answer_a, turned.answer_b)
         by_judge.setdefault(turned.judge, {})[key] = (share > 0.5) - (share < 0.5)
@@ -253,27 +203,80 @@ def parse_requirement(text: str, models: Sequence[str]) -> Pairing:
     return parts[0], parts[1]
 
 
-def shown_better(comparisons: Mapping[Pairing, Comparison], better: str, worse: str) -> tuple[bool, str]:
+def shown_better(
+    comparisons: Mapping[Pairing, Comparison], better: str, worse: str, by: Rate = "win_rate"
+) -> tuple[bool, str]:
     """Return whether the better model was shown to win, and the sentence that says so."""
-    if (better, worse) in comparisons:
-        found, rate = comparisons[(better, worse)], comparisons[(better, worse)].win_rate
-        low, high, value = rate.low, rate.high, rate.value
-    else:
-        found = comparisons[(worse, better)]
-        rate = found.win_rate
-        value = 100 - rate.value
-        low = None if rate.high is None else 100 - rate.high
-        high = None if rate.low is None else 100 - rate.low
+    straight = (better, worse) in comparisons
+    found = comparisons[(better, worse) if straight else (worse, better)]
+    rate = found.win_rate if by == "win_rate" else found.lc_win_rate
+    if rate is None:
+        return False, f"{better} > {worse} not shown: no length-controlled rate, {found.lc_note}"
+    value, low, high = (rate.value, rate.low, rate.high) if straight else _turned(rate)
     shown = low is not None and low > 50
     reach = "no interval" if low is None or high is None else f"95 % {low:.1f} to {high:.1f}"
     more = f"; about {found.prompts_needed} prompts would be needed" if found.prompts_needed else ""
-    verdict = "shown" if shown else "not shown"
-    return shown, f"{better} > {worse} {verdict}: wins {value:.1f} % ({reach}, {found.prompts} prompts){more}"
+    what = "wins" if by == "win_rate" else "at equal length wins"
+    text = f"{better} > {worse} {'shown' if shown else 'not shown'}: {what} {value:.1f} % ({reach}, "
+    return shown, f"{text}{found.prompts} prompts){'' if shown else more}"
+
+
+def _turned(rate: Estimate) -> tuple[float, float | None, float | None]:
+    low = None if rate.high is None else 100 - rate.high
+    return 100 - rate.value, low, None if rate.low is None else 100 - rate.low
+
+
+def surprises(verdicts: Sequence[Verdict]) -> list[float | None]:
+    """Return how far each verdict is from what the pair's model of the verdicts expects, in bits.
+
+    The divergence of the verdict from the probability that the two models' strength and the difference in
+    length give A: -log2 of that probability for a sure win of A. None without a verdict.
+    """
+    found: list[float | None] = [None] * len(verdicts)
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for place, verdict in enumerate(verdicts):
+        if verdict.share is not None:
+            groups.setdefault((verdict.model_a, verdict.model_b, verdict.judge), []).append(place)
+    for places in groups.values():
+        judged = [verdicts[place] for place in places]
+        shares = np.array([verdict.share for verdict in judged], dtype=np.float64)
+        expected = _expected(judged, shares)
+        bits = special.rel_entr(shares, expected) + special.rel_entr(1 - shares, 1 - expected)
+        for place, value in zip(places, bits / math.log(2), strict=True):
+            found[place] = float(value)
+    return found
+
+
+def _expected(verdicts: Sequence[Verdict], shares: Array) -> Array:
+    delta = _length_differences(verdicts)
+    if len(verdicts) < LENGTH_PAIRS or not float(delta.std()) > 0:
+        return np.full(len(shares), (shares.sum() + 0.5) / (len(shares) + 1))
+    fit = fit_own_prompts(shares[None], delta[None])
+    return special.expit(fit.theta[0] + fit.phi[0] * scaled_lengths(delta[None])[0])
 
 
 def _first_share(verdict: Verdict) -> float:
-    assert verdict.a_first is not None and verdict.b_first is not None
-    return (verdict.a_first + 1 - verdict.b_first) / 2
+    """Return what the answer shown first won, over the orders shown."""
+    shown = [] if verdict.a_first is None else [verdict.a_first]
+    shown += [] if verdict.b_first is None else [1 - verdict.b_first]
+    return sum(shown) / len(shown)
+
+
+def _at_any_look(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the test that holds at every look: for votes their own, else the betting test by prompt."""
+    if all(verdict.is_vote for verdict in verdicts):
+        votes = [verdict.share for verdict in verdicts if verdict.share != 0.5]
+        wins = np.cumsum(np.array(votes, dtype=np.float64))
+        log_e = vote_log_e_value(wins, np.arange(1, len(votes) + 1)) if votes else np.zeros(1)
+        low, high = vote_confidence_sequence(int(wins[-1]) if votes else 0, len(votes))
+        test = "votes"
+    else:
+        values = _by_prompt(verdicts)
+        log_e = betting_log_capital(values)
+        low, high = betting_confidence_sequence(values)
+        test = "betting"
+    e_value = math.exp(min(max(float(log_e.max()), 0.0), 700.0))
+    return {"test": test, "e_value": e_value, "sequence": (100 * low, 100 * high)}
 
 
 def _by_prompt(verdicts: Sequence[Verdict]) -> list[float]:
@@ -288,9 +291,9 @@ def _length_controlled(
     verdicts: Sequence[Verdict], shares: Array, *, draws: int, seed: int
 ) -> tuple[Estimate | None, str]:
     """Fit the length model of this pair alone; clusters of one prompt are drawn together."""
-    delta = np.array([float(len(v.answer_b) - len(v.answer_a)) for v in verdicts])
-    if len(verdicts) < 20:
-        return None, f"{len(verdicts)} pairs: at least 20 are needed for length control"
+    delta = _length_differences(verdicts)
+    if len(verdicts) < LENGTH_PAIRS:
+        return None, f"{len(verdicts)} pairs: at least {LENGTH_PAIRS} are needed for length control"
     if not float(delta.std()) > 0:
         return None, "all answers differ by the same length: nothing to control for"
     fit = fit_own_prompts(shares[None], delta[None])
@@ -301,6 +304,10 @@ def _length_controlled(
     drawn = [refit(fit, shares[None], delta[None], c).lc_win_rates(present, c)[0] for c in counts]
     interval = bootstrap_interval(drawn, float(fit.lc_win_rates(present)[0]), prompts)
     return _estimate(interval), ""
+
+
+def _length_differences(verdicts: Sequence[Verdict]) -> Array:
+    return np.array([float(len(v.answer_b) - len(v.answer_a)) for v in verdicts])
 
 
 def _estimate(interval: Interval) -> Estimate:

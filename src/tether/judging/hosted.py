@@ -6,7 +6,7 @@ from pathlib import Path
 from tether.errors import UsageError
 from tether.judging.alpaca import AlpacaJudge
 from tether.judging.client import Server
-from tether.judging.judges import Asking
+from tether.judging.options import Asking
 from tether.judging.server import ServerJudge
 
 

@@ -17,6 +17,9 @@ from tether.records.rows import Content, Message, canonical_json
 PROMPT_VERSION = 1
 """Raised whenever a word of the judge's prompt changes: verdicts of two versions are never mixed."""
 
+FORMS = "length, random, world:NAME, local:MODEL, reward:MODEL, server:URL#MODEL, alpacaeval:FOLDER@URL"
+"""How users name judges."""
+
 CHEAP = 256
 """Pairs asked in one call of a judge that answers at once."""
 
@@ -89,36 +92,6 @@ class Paid(Protocol):
     def messages(self, question: Question) -> list[dict[str, str]]:
         """Return what is sent for one question."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How to ask a judge: what concerns servers, and the device of models on this machine."""
-
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the server's key."""
-    workers: int = 8
-    """Questions a server is asked at the same time."""
-    timeout: float = 60.0
-    """Seconds one try may take."""
-    attempts: int = 5
-    """Tries per question; the pauses between them double."""
-    reply_tokens: int = 1
-    """Most tokens of a server's reply; above 1 the letter is read from the text."""
-    device: str = "cpu"
-    """Where local and reward models run: cpu, cuda, cuda:1."""
-    judge_seed: int = 0
-    """Of the judge random."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Of a million tokens, in any currency; without both there is no cost."""
-
-    price_in: float | None = None
-    """Price of a million tokens sent, in any currency; without both prices no cost is shown."""
-    price_out: float | None = None
-    """Price of a million tokens received."""
 
 
 class LengthJudge:

@@ -3,12 +3,11 @@
 import importlib
 
 from tether.errors import UsageError
-from tether.judging.judges import Asking, EvaluatorJudge, Judge, LengthJudge, RandomJudge
+from tether.judging.judges import FORMS, EvaluatorJudge, Judge, LengthJudge, RandomJudge
 from tether.judging.local import LocalJudge
+from tether.judging.options import Asking
 from tether.judging.reward import RewardJudge
 from tether.worlds import load_world
-
-FORMS = "length, random, world:NAME, local:MODEL, reward:MODEL, server:URL#MODEL, alpacaeval:FOLDER@URL"
 
 
 def judge_named(spec: str, asking: Asking | None = None) -> Judge:

@@ -14,8 +14,9 @@ from pathlib import Path
 from tether.analysis.sequential import SequentialComparison, betting_confidence_sequence
 from tether.errors import DataError
 from tether.judging.judges import Judge, Opinion, Question
-from tether.records.results import Record, read_lines
-from tether.records.rows import Content, Message, canonical_json
+from tether.records.comparison import Stream, Verdict
+from tether.records.results import read_lines
+from tether.records.rows import Content, canonical_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,36 +27,6 @@ class Pair:
     prompt: Content
     a: str
     b: str
-
-
-class Verdict(Record):
-    """One pair judged in both orders; shares are A's, 1 where A is better for certain."""
-
-    id: str
-    prompt: str | tuple[Message, ...]
-    model_a: str
-    model_b: str
-    answer_a: str
-    answer_b: str
-    judge: str
-    """The judge's identity."""
-    a_first: float | None
-    """A's share when A was shown first; None where the judge gave no verdict."""
-    b_first: float | None
-    """A's share when B was shown first."""
-    errors: tuple[str, ...] = ()
-
-    @property
-    def share(self) -> float | None:
-        """A's share over both orders; None unless both were judged."""
-        return None if self.a_first is None or self.b_first is None else (self.a_first + self.b_first) / 2
-
-    @property
-    def inconsistent(self) -> bool:
-        """The two orders name different winners."""
-        if self.a_first is None or self.b_first is None:
-            return False
-        return (self.a_first - 0.5) * (self.b_first - 0.5) < 0
 
 
 class Cache:
@@ -133,24 +104,6 @@ def judge_pairs(
         if progress is not None:
             progress(len(verdicts), len(pairs))
     return verdicts
-
-
-class Stream(Record):
-    """A comparison that stopped asking when the answer was known; rates in percent, A's share."""
-
-    a: str
-    b: str
-    judge: str
-    win_rate: float
-    interval: tuple[float, float]
-    """95 % confidence sequence: it holds at whatever look the asking stopped."""
-    decided: bool
-    e_value: float
-    asked: int
-    """Prompts judged in both orders."""
-    failed: int
-    prompts: int
-    """Prompts there were."""
 
 
 def judge_until_known(

@@ -3,12 +3,15 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from tether.errors import RunFolderError, UsageError
-from tether.judging.judges import Judge, Paid, Prices, Question
+from tether.judging.judges import Judge, Paid, Question
+from tether.judging.options import Prices
 from tether.judging.outputs import Outputs, names_of, pair_outputs
-from tether.judging.pairwise import Cache, judge_pairs, question_key, read_verdicts
+from tether.judging.pairwise import Cache, judge_pairs, judge_until_known, question_key, read_verdicts
+from tether.records.comparison import Stream, Verdict
 from tether.records.results import Record, write_lines
 
 CHARACTERS_PER_TOKEN = 4
@@ -82,12 +85,16 @@ def plan_judging(
     b: Outputs,
     judge: Judge,
     *,
+    models: tuple[str, str] | None = None,
     cache: Cache | None = None,
     prices: Prices | None = None,
     time_it: bool = False,
 ) -> JudgePlan:
-    """Return what judging would ask and cost; `time_it` asks a judge on this machine one call's worth."""
-    name_a, name_b = names_of([a, b])
+    """Return what judging would ask and cost; `time_it` asks a judge on this machine one call's worth.
+
+    `models` are other names for the two than their own.
+    """
+    name_a, name_b = models or names_of([a, b])
     paired, cache = pair_outputs(a, b), cache or Cache()
     questions = {
         question_key(question, judge.identity): question
@@ -234,3 +241,41 @@ def _tokens(messages: Sequence[Mapping[str, str]]) -> int:
     text = "".join(message["content"] for message in messages)
     plain = sum(character.isascii() for character in text)
     return plain // CHARACTERS_PER_TOKEN + (len(text) - plain) + MESSAGE_TOKENS * len(messages)
+
+
+def judge_all(
+    outputs: Sequence[Outputs],
+    judge: Judge,
+    *,
+    cache: Path | None = None,
+    stream_seed: int | None = None,
+    prices: Prices | None = None,
+    told: Told | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Verdict], Stream | None]:
+    """Judge every two of several models; with `stream_seed`, two models until the answer is known.
+
+    Raises:
+        UsageError: fewer than two models, or a stream over more.
+
+    """
+    if len(outputs) < 2 or (stream_seed is not None and len(outputs) != 2):
+        raise UsageError(f"{len(outputs)} models: two are needed, and --stream compares exactly two")
+    names, kept = names_of(outputs), Cache(cache)
+    verdicts: list[Verdict] = []
+    for i, j in combinations(range(len(outputs)), 2):
+        pairs, models = pair_outputs(outputs[i], outputs[j]).pairs, (names[i], names[j])
+        if told is not None:
+            told(plan_judging(outputs[i], outputs[j], judge, models=models, cache=kept, prices=prices))
+        if stream_seed is not None:
+            return judge_until_known(
+                pairs,
+                judge,
+                models,
+                cache=kept,
+                batch=1 if judge.free else max(1, judge.at_once // 2),
+                seed=stream_seed,
+                progress=progress,
+            )
+        verdicts += judge_pairs(pairs, judge, models, cache=kept, progress=progress)
+    return verdicts, None

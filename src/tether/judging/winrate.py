@@ -7,9 +7,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from tether.analysis.stats import Interval, bootstrap_interval, mean_interval, resampling_weights
+from tether.analysis.stats import (
+    Interval,
+    bootstrap_interval,
+    mean_interval,
+    required_size_for,
+    resampling_weights,
+)
 from tether.judging.annotations import Annotations
 from tether.judging.length_control import (
     GamedRows,
@@ -18,54 +23,13 @@ from tether.judging.length_control import (
     resample_length_control,
 )
 from tether.judging.own_prompts import JointFit, fit_own_prompts, refit
-from tether.records.results import Record
+from tether.records.comparison import Kind, ModelWinRate, PairedDifference
 
 Array = NDArray[np.float64]
-Kind = Literal["alpacaeval-2", "own-prompts"]
 
 GAMING = ("NullModel", "gpt4_gamed")
 """Entries made to game the judge: reported apart, and kept out of every fit that other models share."""
 DRAWS = 1000
-
-
-class ModelWinRate(Record):
-    """One model against the baseline; rates and lengths of intervals in percent."""
-
-    model: str
-    win_rate: float | None
-    """None without a verdict; its interval is None with fewer than two."""
-    win_rate_interval: tuple[float, float] | None
-    win_rate_se: float | None
-    lc_win_rate: float | None
-    """None where length control is not possible: `lc_note` says why."""
-    lc_win_rate_interval: tuple[float, float] | None
-    lc_win_rate_se: float | None
-    lc_kind: Kind
-    lc_note: str = ""
-    n: int
-    """Prompts with a verdict."""
-    missing: int
-    """Prompts of the file without a verdict for this model."""
-    mean_chars: float
-    apart: bool = False
-    """Made to game the judge: not to be ranked beside the others."""
-    weights: dict[str, float] = Field(default_factory=dict)
-    """Terms of the length model: length, difficulty (where there is a table), model."""
-
-
-class PairedDifference(Record):
-    """Difference in win rate between two models on the prompts both were judged on, in points."""
-
-    a: str
-    b: str
-    kind: Literal["win_rate", "lc_win_rate"]
-    difference: float
-    interval: tuple[float, float]
-    se: float
-    correlation: float
-    """Of the two models' resampled rates (win rate: of their verdicts), measured, never assumed."""
-    distinguishable: bool
-    n: int
 
 
 @dataclass(frozen=True)
@@ -256,4 +220,5 @@ def _difference(
         correlation=float(np.corrcoef(first, second)[0, 1]) if varied else 0.0,
         distinguishable=interval.low > 0 or interval.high < 0,
         n=interval.n,
+        prompts_needed=required_size_for(interval),
     )

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -91,8 +92,11 @@ def write_report(run: Path, page: Path | None = None) -> Path:
     return page
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill a page template: everything escaped, controls visible, the style sheet inside under its hash."""
+def render(template: str, *, styles: Sequence[str] = (), script: str = "", **values: Any) -> str:
+    """Fill a page template: everything escaped, controls visible, style sheet and script inside by hash.
+
+    `styles` are further style sheets, `script` the page's one script, by file name among the templates.
+    """
     environment = Environment(
         loader=PackageLoader("tether.reports"),
         autoescape=True,
@@ -111,12 +115,20 @@ def render(template: str, **values: Any) -> str:
     }
     loader = environment.loader
     assert loader is not None
-    style = loader.get_source(environment, "page.css")[0]
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    style = "".join(loader.get_source(environment, name)[0] for name in ("page.css", *styles))
+    code = loader.get_source(environment, script)[0] if script else ""
+    allowed = f" script-src '{_digest(code)}';" if code else ""
     policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src '{_digest(style)}';{allowed} img-src data:; base-uri 'none'; "
+        "form-action 'none'"
     )
-    return environment.get_template(template).render(style=Markup(style), policy=Markup(policy), **values)
+    return environment.get_template(template).render(
+        style=Markup(style), script=Markup(code), policy=Markup(policy), **values
+    )
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
 def tied(text: str) -> str:

@@ -1,0 +1,117 @@
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tether.judging.compare import compare_verdicts
+from tether.judging.comparison import surprises
+from tether.judging.options import Deciding
+from tether.records.comparison import ComparisonRecord, Verdict
+from tether.reports.compare_page import write_comparison
+from tether.reports.compare_parts import FIRST, PAIRS, SURPRISING
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202eabc</article></main>"
+
+
+def _verdicts(n: int = 40, models: tuple[str, ...] = ("x", "y"), **changes) -> list[Verdict]:
+    found = []
+    for i in range(n):
+        for k, a in enumerate(models):
+            for b in models[k + 1 :]:
+                share = 0.8 if i % 4 else 0.3
+                base = {
+                    "id": f"p{i}", "prompt": f"prompt {i}", "model_a": a, "model_b": b,
+                    "answer_a": f"the answer {i} of a " + "long " * (i % 5),
+                    "answer_b": f"the answer {i} of b", "judge": "server:http://127.0.0.1:1/v1#m:v1",
+                    "a_first": share + 0.15, "b_first": share - 0.15,
+                }  # fmt: skip
+                found.append(Verdict(**{**base, **changes}))
+    return found
+
+
+def _page(path: Path, verdicts: list[Verdict], **options) -> tuple[str, ComparisonRecord]:
+    record = compare_verdicts(verdicts, Deciding(draws=100, **options))
+    page = write_comparison(record, verdicts, surprises(verdicts), path / "page.html")
+    return page.read_text(encoding="utf-8"), record
+
+
+def test_the_page_asks_nothing_of_anyone_and_runs_only_its_own_script(tmp_path: Path) -> None:
+    text, _ = _page(tmp_path, _verdicts())
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
+    assert policy.startswith("default-src 'none'")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert not re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[^"'#\s>]""", text.split("</style>")[1])
+    assert not re.findall(r"\bfetch\(|XMLHttpRequest|import\(|\son[a-z]+=", text)
+
+
+def test_answers_are_shown_as_they_are_and_run_nowhere(tmp_path: Path) -> None:
+    text, _ = _page(tmp_path, _verdicts(answer_a=HOSTILE, prompt=HOSTILE, model_a='x"><b>', judge=HOSTILE))
+    assert "<img" not in text and "alert(1)</script>" not in text
+    assert text.count("</main>") == 1
+    assert "U+202E" in text
+
+
+def test_headline_numbers_and_filters_say_what_was_found(tmp_path: Path) -> None:
+    verdicts = _verdicts()
+    failed = [
+        v.model_copy(update={"a_first": None, "errors": ("timeout after 5 attempts",)}) for v in verdicts[:4]
+    ]
+    text, record = _page(tmp_path, [*failed, *verdicts[4:]], require="x > y")
+    assert "<h1>x is better than y</h1>" in text
+    assert "Gate x &gt; y: passed" in text
+    assert record.errors == {"timeout after 5 attempts": 4}
+    for label in ("All 40", "x better 27", "y better 9", "No verdict 4", f"Most surprising {SURPRISING}"):
+        assert label in text
+    assert text.count('class="sample') == 40
+    assert len(re.findall(r'class="sample[^"]* late"', text)) == 40 - FIRST
+    assert "4 of 40 pairs (10\u00a0%) have no verdict" in text
+    assert "timeout after 5 attempts" in text
+
+
+def test_a_control_is_called_one_and_equals_are_not_told_apart(tmp_path: Path) -> None:
+    text, _ = _page(tmp_path, _verdicts(judge="length"))
+    assert "x beats y by the control length" in text
+    assert "says nothing of quality" in text
+    equal = [
+        v.model_copy(update={"a_first": float(i % 2), "b_first": float(i % 2)})
+        for i, v in enumerate(_verdicts())
+    ]
+    assert "<h1>x and y cannot be told apart</h1>" in _page(tmp_path, equal)[0]
+    guess = _verdicts(a_first=0.9, b_first=0.2)
+    assert "contradicts itself on 100" in _page(tmp_path, guess)[0]
+
+
+def test_many_models_and_judges_have_a_rating_and_a_choice(tmp_path: Path) -> None:
+    text, _ = _page(tmp_path, _verdicts(24, ("x", "y", "z")))
+    assert "<h2>Rating</h2>" in text
+    assert text.count("<option") == 4
+    assert "x is better than every other model" in text
+    two = [*_verdicts(24), *_verdicts(24, judge="random:0")]
+    text, record = _page(tmp_path, two)
+    assert "Krippendorff" in text and len(record.agreement) == 1
+    assert "by 2 judges" in text
+
+
+def test_the_most_surprising_are_there_however_late_they_stand(tmp_path: Path) -> None:
+    verdicts = _verdicts(PAIRS + 60)
+    verdicts[-1] = verdicts[-1].model_copy(update={"a_first": 0.0, "b_first": 0.0, "prompt": "the odd one"})
+    text, _ = _page(tmp_path, verdicts)
+    assert text.count('class="sample') == PAIRS
+    assert "the odd one" in text
+    assert f"{PAIRS} of {PAIRS + 60} pairs" in text
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_bars_are_of_the_pair_as_it_is_named(tmp_path: Path, turn: bool) -> None:
+    verdicts = _verdicts()
+    if turn:
+        verdicts = [verdicts[0], *(v.turned() for v in verdicts[1:])]
+    text, record = _page(tmp_path, verdicts)
+    cells = r"<td>([xy] [^<]*)</td>.*?<td class=\"n\">([\d.]+) %</td>"
+    rows = dict(re.findall(cells, text, re.DOTALL))
+    assert rows["x wins"] == f"{record.comparisons[0].win_rate.value:.1f}"
+    assert float(rows["x shown first"]) == pytest.approx(float(rows["y shown first"]) + 30, abs=0.2)
