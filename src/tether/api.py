@@ -27,7 +27,7 @@ from tether.judging.comparing import Comparing, compare_sources
 from tether.judging.comparison import surprises
 from tether.judging.judges import Judge
 from tether.judging.named import judge_named
-from tether.judging.options import Answering, Asking, Deciding, Prices
+from tether.judging.options import Answering, Asking, Deciding, Prices, Tables
 from tether.judging.outputs import Outputs, read_outputs
 from tether.judging.pairwise import Cache
 from tether.judging.run import (
@@ -242,8 +242,7 @@ def compare(
     out: str | Path | None = None,
     page: str | Path | None = None,
     stream: bool = False,
-    difficulty: str | Path | None = None,
-    gamed: str | Path | None = None,
+    tables: Tables | None = None,
     deciding: Deciding | None = None,
     answering: Answering | None = None,
     asking: Asking | None = None,
@@ -268,8 +267,7 @@ def compare(
         prompts=_path(prompts),
         out=_path(out),
         stream=stream,
-        difficulty=_path(difficulty),
-        gamed=_path(gamed),
+        tables=tables or Tables(),
         deciding=deciding or Deciding(),
         answering=answering or Answering(),
         prices=prices,

@@ -11,7 +11,7 @@ import pytest
 from tests.tiny import tiny_model, tiny_tokenizer
 from tether.cli.compare import compare
 from tether.errors import DataError, NotBetter, RunFolderError, UsageError
-from tether.judging.options import Answering, Deciding
+from tether.judging.options import Answering, Deciding, Tables
 
 
 def _answers(path: Path, name: str, lengths: list[int]) -> Path:
@@ -202,7 +202,7 @@ def test_what_cannot_be_compared_is_refused_with_the_next_step(tmp_path: Path) -
     with pytest.raises(UsageError, match="exactly two"):
         compare([answers, other, _answers(tmp_path, "c", [1, 2])], judge="length", stream=True)
     with pytest.raises(UsageError, match="annotations against one baseline"):
-        compare([answers, other], judge="length", difficulty=answers)
+        compare([answers, other], judge="length", tables=Tables(difficulty=answers))
     with pytest.raises(DataError, match="no such file"):
         compare([tmp_path / "absent.jsonl"])
     compare([answers, other], judge="length", out=tmp_path / "cmp", quiet=True)

@@ -11,14 +11,16 @@ from tether.cli.output import console, print_json, print_table
 from tether.cli.progress import counting
 from tether.cli.stopping import stoppable
 from tether.errors import NotBetter, UsageError
-from tether.judging.options import Answering, Asking, Deciding, Prices
+from tether.judging.options import Answering, Asking, Deciding, Prices, Tables
 
 if TYPE_CHECKING:
     from tether.records.comparison import Comparison, ComparisonRecord, Estimate, PairedDifference, Stream
 
 Flag = Annotated[bool, Parameter(negative=())]
 WIDTH = 80
-DECIDING, ANSWERING = Deciding(), Answering()
+KEPT = "stopped; what was answered and asked so far is kept, the same command goes on from there"
+LOST = "stopped; nothing was kept, --out DIR would have kept it"
+DECIDING, ANSWERING, NO_TABLES = Deciding(), Answering(), Tables()
 
 
 def compare(
@@ -30,8 +32,7 @@ def compare(
     out: Path | None = None,
     page: Path | None = None,
     stream: Flag = False,
-    difficulty: Path | None = None,
-    gamed: Path | None = None,
+    tables: Annotated[Tables, Parameter(name="*")] = NO_TABLES,
     deciding: Annotated[Deciding, Parameter(name="*")] = DECIDING,
     answering: Annotated[Answering, Parameter(name="*")] = ANSWERING,
     prices: Annotated[Prices, Parameter(name="*")] = NO_PRICES,
@@ -56,10 +57,8 @@ def compare(
         HTML page to write [comparison.html in --out].
     stream
         Stop asking the judge when the answer is known (two models; valid at any look).
-    difficulty
-        For annotations: CSV of instruction difficulty, for AlpacaEval 2's length control.
-    gamed
-        For annotations: CSV of the gamed baselines' rows.
+    tables
+        AlpacaEval 2's tables.
     deciding
         What decides.
     answering
@@ -81,9 +80,7 @@ def compare(
     if deciding.draws < 100:
         raise UsageError(f"--draws {deciding.draws}: at least 100 are needed for an interval")
     silent = quiet or json
-    kept = "what was answered and asked so far is kept, the same command goes on from there"
-    stopped = f"stopped; {kept if out else 'nothing was kept, --out DIR would have'}"
-    with stoppable(stopped), counting("pairs", quiet=silent) as progress:
+    with stoppable(KEPT if out else LOST), counting("pairs", quiet=silent) as progress:
         record = api.compare(
             *sources,
             judge=judge,
@@ -91,8 +88,7 @@ def compare(
             out=out,
             page=page,
             stream=stream,
-            difficulty=difficulty,
-            gamed=gamed,
+            tables=tables,
             deciding=deciding,
             answering=answering,
             prices=prices,

@@ -12,7 +12,7 @@ from tether.judging.compare import (
     kind_of,
 )
 from tether.judging.judges import FORMS, Judge
-from tether.judging.options import Answering, Deciding, Prices
+from tether.judging.options import Answering, Deciding, Prices, Tables
 from tether.judging.outputs import Outputs, names_of
 from tether.judging.pairwise import read_verdicts
 from tether.judging.run import Progress, Told, cache_path, check_out, judge_all
@@ -31,8 +31,7 @@ class Comparing:
     prompts: Path | None
     out: Path | None
     stream: bool
-    difficulty: Path | None
-    gamed: Path | None
+    tables: Tables
     deciding: Deciding
     answering: Answering
     prices: Prices | None
@@ -57,7 +56,9 @@ def compare_sources(
     if run.out is not None:
         run.out.mkdir(parents=True, exist_ok=True)
     if kind == "annotations":
-        found = compare_annotations(run.sources, run.deciding, difficulty=run.difficulty, gamed=run.gamed)
+        found = compare_annotations(
+            run.sources, run.deciding, difficulty=run.tables.difficulty, gamed=run.tables.gamed
+        )
         return found, []
     if kind == "verdicts":
         verdicts = [verdict for path in run.sources for verdict in read_verdicts(path)]
@@ -115,6 +116,6 @@ def _kind(run: Comparing) -> str:
         raise UsageError(f"answers need --judge: {FORMS}")
     if kind != "answers" and (run.judge is not None or run.stream):
         raise UsageError(f"{kind} are judged already: --judge and --stream are for answers and model folders")
-    if kind != "annotations" and (run.difficulty is not None or run.gamed is not None):
+    if kind != "annotations" and run.tables != Tables():
         raise UsageError("--difficulty and --gamed are for annotations against one baseline")
     return kind

@@ -1,6 +1,7 @@
 """What a user may say about answering, asking and deciding; each field is an option of a command."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tether.records.comparison import Rate
 
@@ -63,3 +64,13 @@ class Deciding:
     """Bootstrap samples of prompts."""
     seed: int = 0
     """Of the bootstrap, and of the order in which --stream asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """AlpacaEval 2's two tables, for annotations against its baseline."""
+
+    difficulty: Path | None = None
+    """For annotations: CSV of instruction difficulty, for AlpacaEval 2's length control."""
+    gamed: Path | None = None
+    """For annotations: CSV of the gamed baselines' rows."""

@@ -33,7 +33,7 @@ def said(record: ComparisonRecord) -> Said:
         return _several(record)
     if len(record.comparisons) > 1:
         return _judges(record)
-    one = record.comparisons[0]
+    (one,) = record.comparisons
     return Said(_winner(one), _pair_sentences(one), _word(one))
 
 
