@@ -10,7 +10,7 @@ from tether.cli.judge import NO_PRICES, PLAINLY, tell
 from tether.cli.output import console, print_json, print_table
 from tether.cli.progress import counting
 from tether.cli.stopping import stoppable
-from tether.errors import NotBetter, UsageError
+from tether.errors import NotBetter
 from tether.judging.options import Answering, Asking, Deciding, Prices, Tables
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ def compare(
     """
     from tether import api
 
-    if deciding.draws < 100:
-        raise UsageError(f"--draws {deciding.draws}: at least 100 are needed for an interval")
     silent = quiet or json
     with stoppable(KEPT if out else LOST), counting("pairs", quiet=silent) as progress:
         record = api.compare(

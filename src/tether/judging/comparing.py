@@ -20,6 +20,7 @@ from tether.records.comparison import ComparisonRecord, Verdict
 from tether.records.results import write_lines
 
 VERDICTS = "verdicts.jsonl"
+FEWEST_DRAWS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ def compare_sources(
         DataError: nothing to compare in them.
 
     """
+    if run.deciding.draws < FEWEST_DRAWS:
+        raise UsageError(f"draws {run.deciding.draws}: at least {FEWEST_DRAWS} are needed for an interval")
     kind = _kind(run)
     if run.out is not None:
         run.out.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,9 @@ def said(record: ComparisonRecord) -> Said:
         return _several(record)
     if len(record.comparisons) > 1:
         return _judges(record)
-    (one,) = record.comparisons
-    return Said(_winner(one), _pair_sentences(one), _word(one))
+    for one in record.comparisons:
+        return Said(_winner(one), _pair_sentences(one), _word(one))
+    return Said("Nothing was compared", [], "level")
 
 
 def _winner(one: Comparison) -> str:
