@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from tether.analysis.selection import model_confidence_set, tightest_within_one_se
+from tether.analysis.selection import (
+    best_of_groups,
+    model_confidence_set,
+    simultaneous_differences,
+    tightest_within_one_se,
+)
 from tether.errors import DataError, UsageError
 
 
@@ -87,3 +92,46 @@ def test_unusable_scores_are_refused() -> None:
         model_confidence_set([[1.0], [2.0]])
     with pytest.raises(UsageError):
         model_confidence_set([[1.0, 2.0], [2.0, 3.0]], alpha=5)
+
+
+def test_simultaneous_intervals_all_hold_at_once_as_often_as_announced() -> None:
+    truth = np.array([0.0, 0.3, 0.6, 0.1])
+    first, second = [1, 2, 3, 2], [0, 0, 0, 1]
+    wanted = truth[first] - truth[second]
+    held = 0
+    for study in range(200):
+        generator = np.random.default_rng(study)
+        scores = truth[:, None] + generator.normal(size=(1, 60)) + generator.normal(size=(4, 60))
+        found = simultaneous_differences(scores, first, second, draws=400, seed=study)
+        held += bool(np.all((found.low <= wanted) & (wanted <= found.high)))
+    assert 0.904 <= held / 200 <= 0.996  # 95 % and three binomial standard errors
+
+
+def test_the_interval_of_the_best_of_two_groups_by_hand() -> None:
+    generator = np.random.default_rng(1)
+    scores = np.array([[0.5], [0.9], [0.2], [0.4], [0.1]]) + generator.normal(size=(5, 80))
+    one, other = (0, 1), (2, 3, 4)
+    pairs = [(a, b) for a in one for b in other]
+    each = simultaneous_differences(scores, [a for a, _ in pairs], [b for _, b in pairs])
+    low = {pair: float(value) for pair, value in zip(pairs, each.low, strict=True)}
+    high = {pair: float(value) for pair, value in zip(pairs, each.high, strict=True)}
+    found = best_of_groups(scores, [(one, other)])[0]
+    assert found.low == max(min(low[a, b] for b in other) for a in one)
+    assert found.high == min(max(high[a, b] for a in one) for b in other)
+    means = scores.mean(axis=1)
+    assert found.estimate == pytest.approx(means[list(one)].max() - means[list(other)].max())
+    assert found.low <= found.estimate <= found.high
+
+
+def test_the_best_of_many_alike_is_not_better_than_one_of_them() -> None:
+    alarms = 0
+    for study in range(100):
+        generator = np.random.default_rng(study)
+        scores = generator.normal(size=(1, 60)) + generator.normal(size=(9, 60))
+        found = best_of_groups(scores, [(tuple(range(8)), (8,))], draws=300, seed=study)[0]
+        alarms += found.low > 0 or found.high < 0
+    assert alarms <= 11  # 5 % and three binomial standard errors; the naive interval: about half
+
+
+def test_three_seeds_that_scatter_do_not_part_identical_cells() -> None:
+    assert _false_alarms(150, 3, 1.0, 300) <= 0.104

@@ -106,6 +106,26 @@ def test_the_tightest_within_one_standard_error_is_recommended_not_the_best_look
     assert tight.recommended == "DPO β 0.3" and tight.best_looking != "DPO β 0.3"
 
 
+def test_a_tighter_setting_that_may_gain_nothing_is_not_recommended() -> None:
+    study = board({"DPO": [0.0, 1.0, 0.0, 0.0]}, prompts=100, noise_sd=0.5)
+    scores = study.scores.copy()
+    noise = np.random.default_rng(5).normal(size=study.n)
+    scores[1, 0] = scores[2, 0] - 0.02 + 8.0 * (noise - noise.mean())  # as good as the best, but a lottery
+    tight = how_tight(replace(study, scores=scores), "DPO")
+    assert "DPO β 1" in tight.set and tight.recommended == "DPO β 0.3"
+
+
+def test_no_recommendation_exactly_where_the_start_is_in_the_set_or_no_gain_is_sure() -> None:
+    seen = set()
+    for draw in range(120):
+        study = board({"DPO": [0.1, 0.38, 0.36, 0.1]}, prompts=50, noise_sd=0.7, draw=draw)
+        tight = how_tight(study, "DPO", seed=draw)
+        sure = any(g.low is not None and g.low > 0 for n, g in tight.gains.items() if n in tight.set)
+        assert (tight.recommended is not None) == ("start" not in tight.set and sure)
+        seen.add(("start" in tight.set, sure))
+    assert {(True, True), (False, True), (True, False)} <= seen
+
+
 def test_one_seed_speaks_of_trained_models_and_several_of_beta() -> None:
     truth = {"DPO": [0.2, 1.0, 0.9, 0.3]}
     one = how_tight(board(truth), "DPO").answer

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.study.fixtures import Shape, make_study
 from tether.errors import RunFolderError
 from tether.records.findings import FINDINGS, Findings, read_findings
-from tether.records.results import write_json
+from tether.records.results import write_json, write_lines
 from tether.records.study import StudyRecord
 from tether.study.questions import findings
+from tether.study.tables import Samples, read_table, write_table
 
 NEEDED = ("recommended", "set", "kl", "interval", "degenerate", "n", "seeds")
 
@@ -101,6 +103,24 @@ def test_tokens_frontier_and_rules_come_with_it(one: Findings) -> None:
     assert {r.rule for r in one.rules} == {"judged", "ranking"}
     assert one.rules[0].choice == (one.recommended.name if one.recommended else None)
     assert one.tight[0].regret is not None and one.tight[0].dial is not None
+
+
+def test_prompts_a_judge_could_not_score_are_left_out_for_all_and_counted(tmp_path: Path) -> None:
+    folder = judged(tmp_path, make_study(tmp_path, betas=(1.0, 0.1), seeds=(0,), shape=Shape(prompts=20)))
+    path = folder / "cells" / "sigmoid-beta1" / "measures" / "samples.parquet"
+    samples = read_table(Samples, path)
+    samples.scores["gold_reward"][[3, 7]] = np.nan
+    write_table(path, samples)
+    found = findings(folder)
+    assert found.n == 18
+    assert "2 prompts were not scored for every model: left out." in found.notices
+
+
+def test_rows_of_one_prompt_are_one_unit(tmp_path: Path) -> None:
+    folder = judged(tmp_path, make_study(tmp_path, betas=(1.0, 0.1), seeds=(0,), shape=Shape(prompts=20)))
+    rows = [{"row_id": f"eval.jsonl:{i + 1}", "prompt": f"prompt {i // 2}"} for i in range(20)]
+    write_lines(folder / "shared" / "prompts.jsonl", rows)
+    assert findings(folder).n == 10
 
 
 def test_the_documents_name_every_field() -> None:
