@@ -89,12 +89,20 @@ def test_every_picture_is_a_file_in_three_forms_and_its_numbers_are_the_findings
         assert (study / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with (study / "plots" / "beta_curve.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["series"] == "DPO"]
-    told = {float(row["x"]): float(row["y"]) for row in rows}
+    told = {float(row["beta"]): float(row["y"]) for row in rows}
     for setting in found.settings:
         if setting.setting.arm == "DPO" and setting.gain is not None and setting.setting.beta:
             assert told[setting.setting.beta] == setting.gain.estimate
     linked = {a.attributes["href"] for a in page.find("a")}
     assert linked == {f"plots/{name}" for name in files}
+
+
+def test_the_end_token_is_told_per_objective(page: Page, found: Findings) -> None:
+    cells = [cell.text for cell in page.find("td")]
+    ends = [t.end for t in found.tokens if t.setting.startswith("posterior")]
+    chosen = sum(float(e["chosen"] or 0) for e in ends) / len(ends)
+    place = max(i for i, text in enumerate(cells) if text == "posterior")
+    assert cells[place + 1] == f"{chosen:.2f}".replace("-", "−")
 
 
 def test_the_page_allows_no_script_and_no_request(study: Path, page: Page) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.study.boards import board, setting
-from tether.records.findings import Answer
+from tether.records.findings import Answer, Setting
 from tether.study import needed, rules, which
 from tether.study.arms import Side, equal_kl
 from tether.study.board import Board, Dialled
+from tether.study.more_pairs import pairs_note
 from tether.study.tight import how_tight, regret_of
 
 ALIKE = {"DPO": [0.0] * 4, "posterior": [0.0] * 4, "DPO, reference model:strong": [0.0] * 4}
@@ -198,6 +199,31 @@ def test_the_dial_is_compared_at_the_kl_of_the_recommended_model() -> None:
     assert cost.difference.estimate == pytest.approx(0.0, abs=1e-9)
     short = how_tight(replace(study, dialled=dialled[:2]), "DPO").dial
     assert short is None  # the dial was never turned so far
+
+
+def test_how_the_gain_grew_with_the_pairs_says_about_how_many_more() -> None:
+    study = board({"DPO": [0.0, 0.1, 0.0, 0.0]}, noise_sd=1e-9, prompt_sd=1e-9)
+    quarter = tuple(replace_setting(s, 0.25) for s in study.settings)
+    less = study.scores[1:] * 0.4
+    both = replace(
+        study,
+        settings=(*study.settings, *quarter),
+        scores=np.concatenate([study.scores, less]),
+        kl=np.concatenate([study.kl, study.kl[1:]]),
+        degenerate=((),) * 8,
+    )
+    tight = how_tight(study, "DPO").model_copy(
+        update={"smallest_visible": 0.1 + 0.06 / np.log(4) * np.log(3)}
+    )
+    note = pairs_note(both, tight)  # gain 0.04 at a quarter, 0.1 at all: 0.06 / ln 4 per e-fold
+    assert "0.04 with 25 %, 0.1 with 100 %" in note and "about 3 times as many pairs" in note
+    assert pairs_note(study, tight) == ""
+
+
+def replace_setting(s: Setting, fraction: float) -> Setting:
+    """Return a setting trained on a share of the pairs."""
+    name = f"{s.name} at {fraction:g}"
+    return s.model_copy(update={"data_fraction": fraction, "name": name, "arm": f"{s.arm}, {fraction:g}"})
 
 
 def test_which_reference_and_the_label_shuffle_control() -> None:

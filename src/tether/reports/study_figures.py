@@ -12,6 +12,8 @@ from tether.reports.tables import number
 from tether.reports.verbatim import visible_controls
 
 START, OPTIMUM = "start", "exact optimum"
+DODGE = 1.06
+"""Factor on the axis between arms of one beta, so that their intervals do not hide each other."""
 CURVE = 60
 """Points of the fitted law."""
 KL = "KL from the start model, nats per answer"
@@ -235,14 +237,16 @@ def _strengths(findings: Findings) -> Figure | None:
     if len(measured) < 2:
         return None
     chosen = {t.recommended for t in findings.tight}
+    arms = list(dict.fromkeys(s.setting.arm for s in measured))
     rows: list[dict[str, Any]] = []
     for s in sorted(measured, key=lambda s: s.setting.beta or 0.0):
         assert s.gain is not None
-        row: dict[str, Any] = {"x": s.setting.beta, "y": s.gain.estimate, "series": s.setting.arm}
+        aside = DODGE ** (arms.index(s.setting.arm) - (len(arms) - 1) / 2)
+        row: dict[str, Any] = {"x": (s.setting.beta or 0.0) * aside, "beta": s.setting.beta}
+        row |= {"y": s.gain.estimate, "series": s.setting.arm}
         row |= {"low": s.gain.low, "high": s.gain.high, "chosen": s.setting.name in chosen}
         row |= {"in_set": s.in_set, "degenerate": bool(s.degenerate)}
         rows.append(row)
-    arms = list(dict.fromkeys(row["series"] for row in rows))
     colours = dict(zip(arms, SERIES * 3, strict=False))
     score = (findings.judge or "score").replace("_", " ")
     chart = study_plots.strengths(rows, _beta_axis(measured), Axis(f"gain in {score}"), colours)

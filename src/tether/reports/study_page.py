@@ -24,6 +24,7 @@ from tether.reports.study_figures import (
 from tether.reports.study_tables import (
     comparison_table,
     distance_table,
+    end_table,
     equal_kl_table,
     laws_table,
     measured_table,
@@ -110,6 +111,7 @@ def write_study_page(
         equal_kl=equal_kl_table([*findings.comparisons, *findings.references]),
         shuffled=shuffled_table(findings),
         distances=distance_table(findings),
+        ends=end_table(findings),
         rules=rules_table(findings),
         dial=dial_text(findings),
         knob=knob_text(findings),

@@ -1,6 +1,7 @@
 """Tables of a study page, from its findings."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from tether.records.findings import Comparison, Estimate, Findings
 from tether.reports.tables import Table, count, decimals_for, number, percent, with_error
@@ -124,6 +125,23 @@ def distance_table(findings: Findings) -> Table | None:
     """Return how far each reference is from the start model."""
     rows = tuple((d.reference, d.kind, number(d.per_token, 3)) for d in findings.distances)
     return Table(("reference", "measured by", "nats per token"), rows, frozenset({2})) if rows else None
+
+
+def end_table(findings: Findings) -> Table | None:
+    """Return the end token per arm, averaged over its settings (RefDPO, Figure 3); None for a single arm."""
+    arms = {s.setting.name: s.setting.arm for s in findings.settings}
+    rows: list[tuple[str, ...]] = []
+    for arm in dict.fromkeys(arms[t.setting] for t in findings.tokens):
+        ends = [t.end for t in findings.tokens if arms[t.setting] == arm]
+        both = [
+            (e["chosen"], e["rejected"]) for e in ends if None not in (e.get("chosen"), e.get("rejected"))
+        ]
+        if both:
+            chosen, rejected = (fmean(float(pair[side] or 0.0) for pair in both) for side in (0, 1))
+            shown = (number(value, 2) for value in (chosen, rejected, chosen - rejected))
+            rows.append((arm, *shown, count(len(both))))
+    columns = ("end token, nats", "chosen", "rejected", "chosen − rejected", "settings")
+    return Table(columns, tuple(rows), frozenset({1, 2, 3, 4})) if len(rows) > 1 else None
 
 
 def rules_table(findings: Findings) -> Table | None:

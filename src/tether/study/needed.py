@@ -5,6 +5,7 @@ all sides had the same rows, order and number of updates.
 """
 
 from tether.records.findings import Answer, Comparison, Setting
+from tether.reports.tables import number
 from tether.study.arms import Side, compare
 from tether.study.board import Board
 from tether.study.words import interval_text, seeds_text
@@ -73,5 +74,5 @@ def _seeds(board: Board) -> list[str]:
 
 
 def _cost(board: Board, head: Comparison) -> list[str]:
-    parts = [f"at {point.kl:.2g} nats {interval_text(point.difference)}" for point in head.equal_kl]
+    parts = [f"at {number(point.kl, 1)} nats {interval_text(point.difference)}" for point in head.equal_kl]
     return [f"At equal KL the reference gains {'; '.join(parts)}."] if parts else []

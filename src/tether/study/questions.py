@@ -32,6 +32,7 @@ from tether.study.collect import (
     start_numbers,
 )
 from tether.study.frontier import laws, optimum_points, points
+from tether.study.more_pairs import pairs_note
 from tether.study.tables import HeldOut, read_table
 from tether.study.tight import how_tight
 from tether.study.token_level import token_findings
@@ -152,11 +153,21 @@ def _tight(board: Board, alpha: float, seed: int) -> list[Tight]:
     arms = [arm for arm in board.arms() if _given(board, arm)]
     strengths = {arm: len(board.rows(lambda s, a=arm: s.arm == a, sound=False)) for arm in arms}
 
-    def order(arm: str) -> tuple[bool, int]:
+    def order(arm: str) -> tuple[bool, float, int]:
         own = next(s for s in board.settings if s.arm == arm)
-        return not (needed.is_dpo(own) and strengths[arm] > 1), -strengths[arm]
+        return not (needed.is_dpo(own) and strengths[arm] > 1), -own.data_fraction, -strengths[arm]
 
-    return [how_tight(board, arm, alpha=alpha, seed=seed) for arm in sorted(arms, key=order)]
+    return [
+        _with_pairs(board, how_tight(board, arm, alpha=alpha, seed=seed)) for arm in sorted(arms, key=order)
+    ]
+
+
+def _with_pairs(board: Board, tight: Tight) -> Tight:
+    note = "" if tight.answer.verdict == "supported" else pairs_note(board, tight)
+    if not note:
+        return tight
+    answer = tight.answer.model_copy(update={"notes": (*tight.answer.notes, note)})
+    return tight.model_copy(update={"answer": answer})
 
 
 def _given(board: Board, arm: str) -> bool:

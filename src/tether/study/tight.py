@@ -100,7 +100,7 @@ def _estimate(board: Board, picked: _Picked, place: int) -> Estimate:
 
 def _answer(board: Board, arm: str, picked: _Picked, alpha: float) -> Answer:
     found, chosen = picked.found, picked.chosen
-    members = found.members
+    members = tuple(sorted(found.members))
     place = picked.looking if chosen is None else chosen
     estimate = _estimate(board, picked, place)
     looking = board.name(picked.rows[picked.looking])

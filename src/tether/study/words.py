@@ -25,7 +25,7 @@ def among(others: Sequence[str], name: str) -> str:
     rest = [other for other in others if other != name]
     if not rest:
         return "All others are distinguishably worse than the best."
-    return f"Not distinguishable from the best: {', '.join([name, *rest])}."
+    return f"Not distinguishable from the best: {', '.join(others)}."
 
 
 def named(name: str, *, capital: bool = False) -> str:
