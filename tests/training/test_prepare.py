@@ -1,6 +1,7 @@
 """From files to groups: what a task and its options make of rows, and what is counted."""
 
 import json
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.tiny import tiny_model
 from tests.tokens.variants import CHATML, assistant, chat_tokenizer, renderer, user
 from tether.config.train import TrainConfig
+from tether.errors import Interrupted
 from tether.records.rows import Completion, Origin, Preference
 from tether.tokens.collate import collate
 from tether.training.prepare import left_out, prepare, read, task_of
+from tether.training.run import train
 from tether.training.steps import Engine, update_gradient
+from tether.training.track import Silent
 
 Make = Callable[..., TrainConfig]
 CHAT = chat_tokenizer(CHATML)
@@ -94,3 +99,40 @@ def test_an_update_of_several_turns_does_not_depend_on_how_it_is_cut(layout: str
     cut, loss = gradient(layout, 60)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert float((cut - oracle).norm() / oracle.norm()) <= 1e-5
+
+
+def test_a_mix_with_weights_trains_and_a_stopped_run_goes_on_with_the_same_rows(
+    make_config: Make, tmp_path: Path
+) -> None:
+    def rows(name: str, count: int) -> str:
+        made = [{"prompt": f"{name} {i}?", "chosen": " yes", "rejected": f" no {i}"} for i in range(count)]
+        return write(tmp_path / f"{name}.jsonl", made)
+
+    options: dict[str, Any] = {
+        "dataset_name": [{"path": rows("a", 6), "weight": 1}, {"path": rows("b", 8), "weight": 0.25}],
+        "train_batch_size": 2,
+        "num_train_epochs": 2,
+        "logging_steps": 1,
+        "save_steps": 1,
+    }
+    whole = train(make_config(**options, output_dir=str(tmp_path / "whole")))
+    assert whole.steps == 2 * (6 + 2) // 2
+    stopped = make_config(**options, output_dir=str(tmp_path / "stopped"))
+    asked = StopAfter(5)
+    with pytest.raises(Interrupted):
+        train(stopped, watcher=asked)
+    train(stopped)
+    names = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")]
+    first, second = (load_file(name) for name in names)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+class StopAfter(Silent):
+    """Ask for a stop, as Ctrl-C does, after an update."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, step: int, total: int, loss: float) -> None:
+        if step == self.at:
+            signal.raise_signal(signal.SIGINT)

@@ -36,3 +36,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def with_error(value: float, error: float | None) -> str:
+    """Return a number with its standard error, where it has one (a single prompt has none)."""
+    return f"{value:.3f}" if error is None else f"{value:.3f} +- {error:.3f}"

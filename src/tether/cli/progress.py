@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from tether.cli.output import with_error
+
 SECONDS_BETWEEN_LINES = 10
 """Where standard error is no terminal, a count is one line that often at most."""
 
@@ -120,12 +122,12 @@ def measured(line: Mapping[str, Any]) -> str:
     """Return one measurement in words: KL spent, entropy, lengths, scores."""
     parts: list[str] = []
     if line.get("kl_start") is not None:
-        parts.append(f"KL {line['kl_start']:.3f} +- {line['kl_start_se']:.3f}")
+        parts.append(f"KL {with_error(line['kl_start'], line.get('kl_start_se'))}")
     parts.append(f"{line['tokens']:.0f} tokens")
     if line["cut_share"] > 0:
         parts.append(f"{line['cut_share']:.0%} cut")
     parts += [
-        f"{name[7:]} {value:.3f} +- {line.get('scores_se/' + name[7:], 0):.3f}"
+        f"{name[7:]} {with_error(value, line.get('scores_se/' + name[7:]))}"
         for name, value in line.items()
         if name.startswith("scores/")
     ]

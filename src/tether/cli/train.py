@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tether.cli.options import help_lines, with_options
-from tether.cli.output import console, print_json, print_table
+from tether.cli.output import console, print_json, print_table, with_error
 from tether.config.aliases import TRAIN_ALIASES
 from tether.config.foreign import Translated
 from tether.config.launch import first_process, first_speaks
@@ -88,9 +88,9 @@ def summary(record: Any) -> list[list[object]]:
     if record.measurements:
         last, first = record.measurements[-1], record.measurements[0]
         if last.kl_start is not None:
-            rows.append(["KL from start", f"{last.kl_start:.3f} +- {last.kl_start_se:.3f} nats"])
+            rows.append(["KL from start", f"{with_error(last.kl_start, last.kl_start_se)} nats"])
         for name, value in last.scores.items():
-            rows.append([name, f"{first.scores[name]:.3f} -> {value:.3f} +- {last.scores_se[name]:.3f}"])
+            rows.append([name, f"{first.scores[name]:.3f} -> {with_error(value, last.scores_se.get(name))}"])
     rows.append(["model", f"{record.config['output_dir']}/model"])
     rows.append(["page", f"{record.config['output_dir']}/report.html"])
     return rows

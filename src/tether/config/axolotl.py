@@ -182,7 +182,6 @@ RULES: dict[str, Rule] = {
     "cosine_min_lr_ratio": only(0, why="no schedule with a floor is offered; leave the key out"),
     "train_on_inputs": only(False, why="prompts are never scored; leave the key out"),
     "lora_model_dir": only("", why=ADAPTER_FOLDER),
-    "early_stopping_patience": only(0, why="not offered here; leave the key out"),
     "chat_template_jinja": only("", why="set the template in the tokenizer's folder"),
     "float16": only(False, why="half precision is bf16: true here"),
     "fp8": only(False, why="half precision is bf16: true here"),
