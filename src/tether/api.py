@@ -40,6 +40,7 @@ from tether.judging.run import (
 )
 from tether.judging.run import plan_judging as plan_judging_of
 from tether.policies.load import config_summary
+from tether.records.calibration import Calibration
 from tether.records.comparison import ComparisonRecord
 from tether.records.protocols import Evaluator
 from tether.records.references import ReferenceComparison
@@ -49,6 +50,8 @@ from tether.reports.card import write_card
 from tether.reports.compare_page import write_comparison
 from tether.reports.page import write_report
 from tether.study.bench import Bench
+from tether.study.calibrate import DIALS, Judging
+from tether.study.calibrate import calibrate as run_calibration
 from tether.study.execute import StudyWatcher, Unwatched
 from tether.study.execute import run_study as run_in_folder
 from tether.study.plan import StudyPlan, plan_study
@@ -143,6 +146,54 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     groups = prepared.train.groups
     first = groups if mixed is None else [groups[row] for row in mixed(0)]
     return asdict(plan_run(config, model, first, budget=budget, memory=memory_of(device)))
+
+
+def calibrate(
+    model: str | Path,
+    data: str | Path,
+    output_dir: str | Path,
+    *,
+    dials: Sequence[float] = DIALS,
+    judge: str | None = None,
+    evaluator: str | None = None,
+    prompts: int | None = None,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> Calibration:
+    """Say how tight from one training run; the same as `tether calibrate`."""
+    values = {"model_name_or_path": str(model), "dataset_name": str(data), "output_dir": str(output_dir)}
+    config = build(TrainConfig, {**values, **options}, aliases=TRAIN_ALIASES, source="calibrate")
+    return calibrate_config(
+        config, dials=dials, judge=judge, evaluator=evaluator, prompts=prompts, watcher=watcher
+    )
+
+
+def calibrate_config(
+    config: TrainConfig,
+    *,
+    dials: Sequence[float] = DIALS,
+    judge: str | None = None,
+    evaluator: str | None = None,
+    prompts: int | None = None,
+    watcher: Watcher | None = None,
+) -> Calibration:
+    """Calibrate a resolved config.
+
+    Raises:
+        UsageError: a judge and an evaluator.
+
+    """
+    if judge is not None and evaluator is not None:
+        raise UsageError("calibrate: give --judge or --evaluator, not both: one of them decides")
+    judging: Judging | None = None
+    if evaluator is not None:
+        scored = evaluator_named(evaluator)
+        judging = Judging(scored.name, evaluator=scored)
+    elif judge is not None:
+        cache = Path(config.output_dir) / "opinions.jsonl"
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        judging = Judging(judge, judge=judge_named(judge), cache=Cache(cache))
+    return run_calibration(config, dials=dials, judging=judging, prompts=prompts, watcher=watcher)
 
 
 def compare_references(

@@ -22,6 +22,7 @@ COMMANDS = {
     "config": ("tether.cli.config:app", "Read another trainer's config.", TUNE),
     "train": ("tether.cli.train:train", "Tune a model on preferences, or supervised.", TUNE),
     "score": ("tether.cli.score:score", "Score rows with any model: a reference to reuse.", TUNE),
+    "calibrate": ("tether.cli.calibrate:calibrate", "How tight, from one training run and a dial.", TUNE),
     "reference": ("tether.cli.reference:app", "References before training: which says what.", TUNE),
     "merge": ("tether.cli.merge:merge", "Merge an adapter; says what rounding cost.", TUNE),
     "study": ("tether.cli.study:app", "Many runs over a grid: how tight, which reference.", TUNE),

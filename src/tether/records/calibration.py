@@ -1,0 +1,65 @@
+"""What `tether calibrate` finds: one trained model turned up and down, and the strength that follows."""
+
+from pathlib import Path
+
+from tether.errors import RunFolderError
+from tether.records.findings import Answer, Estimate
+from tether.records.results import SCHEMA, Record
+
+CALIBRATION = "calibration.json"
+
+
+class DialPoint(Record):
+    """The trained model at one dial value d: policy^d * start^(1 - d), token by token."""
+
+    dial: float
+    beta: float
+    """The beta whose training this dial stands for: the trained beta / d."""
+    kl: Estimate
+    """KL(dialled || start), nats per answer."""
+    gain: Estimate | None
+    """Judge's score less the start model's, on the same prompts; None without a judge. All intervals hold
+    together."""
+    tokens: float
+    """Mean answer length, end token included."""
+    end_rate: float
+
+
+class Calibration(Record):
+    """`calibration.json`."""
+
+    schema_version: int = SCHEMA
+    model: str
+    data: str
+    trained: str
+    """Folder of the trained model."""
+    trained_beta: float
+    judge: str | None
+    answer: Answer
+    recommended_dial: float | None
+    """Ship the trained model as it is with `tether generate --dial`; None where nothing is recommended."""
+    recommended_beta: float | None
+    """Or train again with this beta; an extrapolation from the dial, best near 1."""
+    points: tuple[DialPoint, ...]
+    prompts: int
+    seconds: dict[str, float]
+    """train (reference scoring included), sample and score."""
+    cost: float
+    """All of it in training runs."""
+    notes: tuple[str, ...] = ()
+
+
+def read_calibration(folder: Path) -> Calibration:
+    """Read `calibration.json` of a folder.
+
+    Raises:
+        RunFolderError: there is none, or another version of tether wrote it.
+
+    """
+    path = folder / CALIBRATION
+    if not path.is_file():
+        raise RunFolderError(f"{path}: not there; make it with tether calibrate --output-dir {folder}")
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise RunFolderError(f"{path}: not readable by this version of tether: {error}") from error
