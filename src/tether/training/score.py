@@ -166,6 +166,7 @@ def open_scorer(
         layout.name,
         config.head_chunk,
         autocast_for(uses_bf16(config), device),
+        dtype,
         processes=processes,
     )
     return engine, groups, loaded, tokenizer, stops

@@ -41,7 +41,7 @@ def noise_bound(engine: Engine, batch: GroupBatch, together: SequenceLogProbs, b
     rows = range(min(len(batch), RESCORED_ROWS))
     alone = torch.cat([update_logprobs(engine, batch.select([row]), budget).sums for row in rows])
     moved = float((together.sums[: len(alone)] - alone).abs().max())
-    precise = not torch.is_autocast_enabled() and next(engine.model.parameters()).dtype == torch.float32
+    precise = engine.dtype == torch.float32
     eps = torch.finfo(torch.float32).eps if precise else torch.finfo(torch.bfloat16).eps
     # Rounding of one fp32 sum grows with its size; a token's own error is a few eps of its log-prob.
     floor = 16 * eps * max(1.0, float(together.sums.abs().max()))
