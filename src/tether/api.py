@@ -56,6 +56,7 @@ from tether.study.execute import StudyWatcher, Unwatched
 from tether.study.execute import run_study as run_in_folder
 from tether.study.plan import StudyPlan, plan_study
 from tether.study.references import compare_references as references_beside
+from tether.study.report import write_study_report
 from tether.tokens.render import Renderer
 from tether.training.hardware import memory_of
 from tether.training.merge import MergeRecord, merge_adapter
@@ -376,8 +377,11 @@ def run_study(
 
 
 def study_config(config: StudyConfig, *, watcher: StudyWatcher | None = None) -> StudyRecord:
-    """Run a resolved study, or go on with it."""
-    return run_in_folder(config, watcher or Unwatched())
+    """Run a resolved study, or go on with it; then write its findings and page."""
+    record = run_in_folder(config, watcher or Unwatched())
+    if any(cell.state == "finished" for cell in record.cells):
+        write_study_report(Path(config.output_dir))
+    return record
 
 
 def study_plan(config: StudyConfig) -> StudyPlan:

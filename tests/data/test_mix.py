@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.data.mix import mix, split, take
+from tether.data.mix import mix, shuffle_labels, split, take
 from tether.errors import DataError, UsageError
 from tether.records.rows import Completion, Origin, Preference
 
@@ -73,6 +73,35 @@ def test_a_smaller_share_of_the_prompts_is_a_part_of_a_larger_one(
     assert len(few) >= fractions[0] * len(everything)
     assert len(few) - max(prompts.count(p) for p in prompts) < fractions[0] * len(everything)
     assert take(everything, 1.0, seed) == (everything, [])
+
+
+def test_shuffled_labels_are_coins_that_know_nothing_of_the_labels_given() -> None:
+    given = [
+        Preference(
+            Origin("f", i), f"p{i}", (Completion("chosen", f"a{i}", 1.0), Completion("rejected", f"b{i}"))
+        )
+        for i in range(1000)
+    ]
+    mirrored = [
+        Preference(r.origin, r.prompt, (Completion("chosen", "b"), Completion("rejected", f"a{i}", 1.0)))
+        for i, r in enumerate(given)
+    ]
+    shuffled, swapped = shuffle_labels(given, 3)
+    # 1,000 coins: within 5 standard deviations of one half.
+    assert 420 < len(swapped) < 580
+    assert [r.completions[0].role for r in shuffled] == ["chosen"] * 1000
+    for row, before in zip(shuffled, given, strict=True):
+        first = row.role("chosen")
+        assert first is not None and (first.content != before.completions[0].content) == (
+            row.row_id in swapped
+        )
+        assert first.score == (1.0 if first.content.startswith("a") else None)  # type: ignore[union-attr]
+    # The other way round gives the same texts the same labels: nothing of the given ones is left.
+    again = [[c.content for c in r.completions] for r in shuffle_labels(mirrored, 3)[0]]
+    assert again == [[c.content for c in r.completions] for r in shuffled]
+    assert shuffle_labels(given, 4)[1] != swapped
+    single = rows(["a"])[0]
+    assert shuffle_labels([Preference(single.origin, "a", single.completions[:1])], 0)[1] == []
 
 
 def test_a_mix_counts_rows_by_weight_and_uses_all_before_repeating() -> None:

@@ -64,6 +64,7 @@ def add(
     learning_rate: str | None = None,
     seed: str | None = None,
     data_fraction: str | None = None,
+    labels: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -85,13 +86,15 @@ def add(
         Further seeds.
     data_fraction
         Further shares of the training prompts.
+    labels
+        shuffled: a control.
     json
         Print the study's record as JSON.
     quiet
         No progress and no notes.
 
     """
-    given = (loss_type, reference, beta, learning_rate, seed, data_fraction)
+    given = (loss_type, reference, beta, learning_rate, seed, data_fraction, labels)
     more = {k: split_commas(v) for k, v in zip(FACTORS, given, strict=True) if v is not None}
     values = _known({"output_dir": str(folder)})
     settings = build_study({**values, "add": [*values.get("add", []), more]}, source=str(folder))
@@ -100,20 +103,22 @@ def add(
 
 @app.command
 def report(folder: Path, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Show a study from its folder.
+    """Write findings.json and the page of a study again, from its folder.
 
     Parameters
     ----------
     folder
         Study folder.
     json
-        Print the study's record as JSON.
+        Print findings.json.
 
     """
+    from tether.records.findings import read_findings
     from tether.records.study import read_study
+    from tether.study.report import write_study_report
 
-    record = read_study(folder)
-    print_json(record) if json else show(record, folder)
+    write_study_report(folder)
+    print_json(read_findings(folder)) if json else show(read_study(folder), folder)
     return 0
 
 
@@ -141,6 +146,7 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 
 def show(record: Any, folder: Path) -> None:
     """Print one row per cell: state, KL, scores, held-out loss and accuracies."""
+    from tether.records.findings import FINDINGS, read_findings
     from tether.records.study import cell_folder, measures
 
     names = list(record.evaluators)
@@ -168,6 +174,10 @@ def show(record: Any, folder: Path) -> None:
     for cell in record.cells:
         if cell.error:
             print_table("", ["failed", ""], [[labels[cell.cell_id], cell.error]])
+    if (folder / FINDINGS).is_file():
+        answers = read_findings(folder).answers
+        rows = [[f"{answer.question}?", f"{answer.verdict}. {answer.sentence}"] for answer in answers]
+        print_table("", ["", ""], [*rows, ["page", f"{folder}/report.html"]])
 
 
 def _labels(record: Any) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
@@ -11,7 +11,7 @@ from tether.config.parse import build
 from tether.config.train import TrainConfig, knob
 from tether.errors import UsageError
 
-FACTORS = ("loss_type", "reference", "beta", "learning_rate", "seed", "data_fraction")
+FACTORS = ("loss_type", "reference", "beta", "learning_rate", "seed", "data_fraction", "labels")
 """Keys of `tether train` that take a list in a study; a cell is one value of each."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -52,6 +52,9 @@ class StudyConfig(BaseModel):
     learning_rate: tuple[float, ...] = factor("Peak learning rates.", (1e-6,))
     seed: tuple[int, ...] = factor("Seeds of training; the split of the rows stays.", (0,))
     data_fraction: tuple[float, ...] = factor("Shares of the training prompts.", (1.0,))
+    labels: tuple[Literal["given", "shuffled"], ...] = factor(
+        "given, shuffled: also train on labels that are coins, a control.", ("given",)
+    )
     exclude: tuple[dict[str, Any], ...] = Field(
         (), description="Combinations to leave out, as {factor: value or list}.", json_schema_extra=YAML_ONLY
     )

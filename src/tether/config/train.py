@@ -47,8 +47,17 @@ class TrainConfig(ObjectiveOptions):
         gt=0,
         le=1,
     )
+    labels: Literal["given", "shuffled"] = knob(
+        "Data",
+        "shuffled: a coin says which text is chosen. A control: no preference can be learnt.",
+        "given",
+    )
     split_seed: int | None = knob(
-        "Data", "Of which prompts are held out or left out; unset: seed.", None, ge=0, lt=2**32
+        "Data",
+        "Of held-out and left-out prompts, and of shuffled labels; unset: seed.",
+        None,
+        ge=0,
+        lt=2**32,
     )
     max_length: int | None = knob("Data", "Tokens of prompt + completion; longer is cut.", 1024, gt=1)
     truncation_mode: Literal["keep_start", "keep_end", "drop"] = knob(

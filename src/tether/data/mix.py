@@ -4,10 +4,11 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tether.data.prompts import prompt_text
 from tether.errors import DataError, UsageError
-from tether.records.rows import Preference
+from tether.records.rows import Preference, canonical_json
 
 Rows = list[Preference]
 
@@ -69,6 +70,36 @@ def take(rows: Sequence[Preference], fraction: float, seed: int) -> tuple[Rows, 
     for row in rows:
         sides[prompt_text(row.prompt) not in kept].append(row)
     return sides
+
+
+def shuffle_labels(rows: Sequence[Preference], seed: int) -> tuple[Rows, list[str]]:
+    """Return the rows with chosen and rejected swapped by a coin each, and the ids of those swapped.
+
+    The coin depends on the row's texts and the seed, not on their order: it says nothing about which text was
+    the better one, so what a model learns from these labels is not preference. Rows without a pair stay.
+    """
+    shuffled: Rows = []
+    swapped: list[str] = []
+    for row in rows:
+        sides = {c.role: c for c in row.completions if c.role in ("chosen", "rejected")}
+        texts = sorted(canonical_json(c.content) for c in sides.values())
+        swap = _draw(seed, "labels", canonical_json([row.prompt, *texts]))[0] % 2 == 0
+        first = bool(sides) and canonical_json(sides["chosen"].content) == texts[0]
+        # The coin names which text is chosen, so that a row and its mirror image get the same label.
+        if len(sides) < 2 or swap == first:
+            shuffled.append(row)
+            continue
+        swapped.append(row.row_id)
+        other = {"chosen": sides["rejected"], "rejected": sides["chosen"]}
+        shuffled.append(
+            replace(
+                row,
+                completions=tuple(
+                    replace(other[c.role], role=c.role) if c.role in other else c for c in row.completions
+                ),
+            )
+        )
+    return shuffled, swapped
 
 
 def mix(sources: Sequence[int], weights: Sequence[float], seed: int, epoch: int = 0) -> list[int]:

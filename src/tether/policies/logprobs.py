@@ -69,6 +69,14 @@ def sequence_logprobs(
     return summed(within(model, tokens), batch.scored_lengths)
 
 
+def summed_hidden(model: Any, batch: GroupBatch, *, layout: Layout = "padded") -> Float[Tensor, "S h"]:
+    """Return per completion the sum of the hidden states that predict its tokens, fp32, without gradient."""
+    with torch.no_grad(), completion_states(take_apart(model), batch, layout) as hidden:
+        sums = torch.zeros(batch.sequences, hidden.shape[-1], dtype=torch.float32, device=hidden.device)
+        of = torch.repeat_interleave(torch.arange(batch.sequences), batch.scored_lengths)
+        return sums.index_add_(0, of.to(hidden.device), hidden.float())
+
+
 def forward_backward(
     model: Any,
     batch: GroupBatch,

@@ -120,7 +120,7 @@ class CellMeasures(Record):
     """Mean score per evaluator or judge; a judge's is the win rate against the start model's samples."""
     scores_se: dict[str, float] = Field(default_factory=dict)
     ches: float | None = None
-    """Mean centred hidden embedding similarity per pair at the start model, where asked for."""
+    """Of the start model, where asked for: mean length-normalised CHES score of the held-out pairs."""
 
 
 class StudyRecord(Record):

@@ -3,6 +3,7 @@
 The first worker that needs the start model's measures makes them; the others wait and read them.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from tether.config.study import StudyConfig
 from tether.config.train import TrainConfig
 from tether.errors import RunFolderError
 from tether.generation.measure import MeasuredSample, measure, same_vocabulary
+from tether.judging.judges import Asking, Judge
+from tether.judging.named import judge_named
+from tether.judging.pairwise import Cache, Pair, judge_pairs
 from tether.objectives.metrics import tie_tolerance
 from tether.policies.artifact import MANIFEST, read_artifact
 from tether.policies.load import load_model
@@ -36,7 +40,7 @@ from tether.records.study import (
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 from tether.study.grid import Cell, cells
 from tether.study.measure import Read, held_out_table, sample_table, summarise, token_table
-from tether.study.tables import HeldOut, Tokens, read_table, write_table
+from tether.study.tables import HeldOut, Samples, Tokens, read_table, write_table
 from tether.tokens.collate import collate
 from tether.tokens.render import Renderer
 from tether.training.policy import load_texts, start_model
@@ -76,7 +80,8 @@ class Bench:
         """The config whose held-out rows all cells are measured on: of a cell that reads pairs, if any."""
         configs = [cell.config for cell in self.cells.values()]
         paired = [c for c in configs if task_of(c) == "preference"] or configs
-        return max(paired, key=lambda c: c.data_fraction)
+        most = max(paired, key=lambda c: c.data_fraction)
+        return most.model_copy(update={"labels": "given"})
 
     @cached_property
     def texts(self) -> tuple[Any, frozenset[int]]:
@@ -109,8 +114,42 @@ class Bench:
 
     @cached_property
     def evaluators(self) -> list[Evaluator]:
-        """The scores every sample gets."""
-        return [evaluator_named(name) for name in self.config.evaluators]
+        """The scores every sample gets; a world named as the judge scores by its true reward."""
+        judge = self.config.judge or ""
+        named = list(self.config.evaluators)
+        if judge.startswith("world:") and judge not in named:
+            named.append(judge)
+        return [evaluator_named(name) for name in named]
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """The judge of win rates against the start model's answers."""
+        name = self.config.judge
+        if name is None or name.startswith("world:"):
+            return None
+        return judge_named(name, Asking(device=str(device_of(self.common.device))))
+
+    def judged(self, samples: Sequence[MeasuredSample], folder: Path) -> list[MeasuredSample]:
+        """Add the judge's verdict of every answer against the start model's; NaN where there was none."""
+        judge, name = self.judge, str(self.config.judge)
+        if judge is None:
+            return list(samples)
+        texts = read_table(Samples, self.folder / SHARED / START / "samples.parquet").text
+        pairs = [
+            Pair(
+                self.rows.asked[s["prompt"]].row_id,
+                self.rows.asked[s["prompt"]].prompt,
+                s["completion"],
+                text,
+            )
+            for s, text in zip(samples, texts, strict=True)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        verdicts = judge_pairs(pairs, judge, ("cell", START), cache=Cache(folder / "judged.jsonl"))
+        shares = [math.nan if v.share is None else v.share for v in verdicts]
+        return [
+            {**s, "scores": {**s["scores"], name: share}} for s, share in zip(samples, shares, strict=True)
+        ]
 
     @cached_property
     def start(self) -> Any:
@@ -156,47 +195,55 @@ class Bench:
             policy = self.read(self.start)
             read = Read(policy, policy, _double(policy.sums), _double(policy.tokens))
             samples = self.answers(self.start, self.start)
+            if self.judge is not None:  # against itself a model wins half the time, whoever judges
+                samples = [{**s, "scores": {**s["scores"], self.config.judge: 0.5}} for s in samples]
             self._describe(policy, samples)
             summary = self._write(folder, read, samples, None, None)
             self.seconds[START] = time.perf_counter() - began
         return summary
 
-    def answers(self, policy: Any, reference: Any, *, prompts: int | None = None) -> list[MeasuredSample]:
-        """Return answers to the study's (first) prompts, measured against start and reference."""
+    def asking(self, reference: Any, *, prompts: int | None = None) -> dict[str, Any]:
+        """Return what every measuring of answers has in common: prompts, noise, start model, scores."""
         tokenizer, stops = self.texts
         renderer = Renderer(tokenizer, stops, score_turns=self.common.score_turns)
         rows = self.rows.asked[:prompts]
+        return {
+            "start": self.start,
+            "reference": reference,
+            "prompts": [row.prompt for row in rows],
+            "prompt_ids": [renderer.prompt_ids(r.prompt, r.tools, r.template_arguments) for r in rows],
+            "tokenizer": tokenizer,
+            "stop_ids": stops,
+            "step": 0,
+            "max_new_tokens": self.common.kl_max_new_tokens,
+            "samples_per_prompt": self.config.samples_per_prompt,
+            "seed": self.config.measure_seed,
+            "evaluators": self.evaluators,
+        }
+
+    def answers(self, policy: Any, reference: Any, *, prompts: int | None = None) -> list[MeasuredSample]:
+        """Return answers to the study's (first) prompts, measured against start and reference."""
         with autocast_for(uses_bf16(self.common), device_of(self.common.device))():
-            _, samples = measure(
-                policy,
-                start=self.start,
-                reference=reference,
-                prompts=[row.prompt for row in rows],
-                prompt_ids=[renderer.prompt_ids(r.prompt, r.tools, r.template_arguments) for r in rows],
-                tokenizer=tokenizer,
-                stop_ids=stops,
-                step=0,
-                max_new_tokens=self.common.kl_max_new_tokens,
-                samples_per_prompt=self.config.samples_per_prompt,
-                seed=self.config.measure_seed,
-                evaluators=self.evaluators,
-            )
-        return samples
+            return measure(policy, **self.asking(reference, prompts=prompts))[1]
+
+    def trained(self, cell: Cell) -> Any:
+        """Load a trained cell from its folder."""
+        return load_model(
+            cell_folder(self.folder, cell.cell_id) / "model",
+            dtype=next(self.start.parameters()).dtype,
+            device=device_of(cell.config.device),
+            attention=cell.config.attn_implementation,
+        ).model
 
     def measure(self, cell: Cell, loss: tuple[float, float | None] | None) -> CellMeasures:
         """Measure a trained cell from its folder and write its tables, the summary last."""
         start = self.start_measures()
         home = cell_folder(self.folder, cell.cell_id)
-        loaded = load_model(
-            home / "model",
-            dtype=next(self.start.parameters()).dtype,
-            device=device_of(cell.config.device),
-            attention=cell.config.attn_implementation,
-        )
-        policy = self.read(loaded.model)
+        trained = self.trained(cell)
+        policy = self.read(trained)
         sums, tokens, model = self._reference(cell)
         read = Read(policy, self._start_read(), sums, tokens)
-        samples = self.answers(loaded.model, model)
+        samples = self.judged(self.answers(trained, model), home / MEASURES)
         return self._write(home / MEASURES, read, samples, start, loss)
 
     def _write(
@@ -246,7 +293,7 @@ class Bench:
         config, batch = cell.config, self.rows.batch
         kind, _, path = config.reference.partition(":")
         if kind == "none":
-            return np.zeros(batch.sequences), np.zeros(len(batch.completion_ids)), None
+            return np.zeros(batch.sequences), np.zeros(len(batch.scored_ids)), None
         if kind == "self":
             start = self._start_read()
             assert start.tokens is not None
@@ -281,7 +328,7 @@ class Bench:
         if not same_vocabulary(tokenizer, theirs):
             return None, None
         other = collate(groups)
-        same = torch.equal(other.completion_ids, batch.completion_ids)
+        same = torch.equal(other.scored_ids, batch.scored_ids)
         read = update_logprobs(engine, other, self.budget) if same else None
         return (None if read is None else _double(read.tokens)), loaded.model
 
@@ -298,7 +345,7 @@ class Bench:
                 for c in row.completions
             ),
         )
-        seen = sorted({int(i) for i in rows.batch.completion_ids} | {i for s in samples for i in s["ids"]})
+        seen = sorted({int(i) for i in rows.batch.scored_ids} | {i for s in samples for i in s["ids"]})
         tokenizer = self.texts[0]
         texts = tokenizer.batch_decode([[i] for i in seen], skip_special_tokens=False)
         write_json(folder / "vocabulary.json", {str(i): text for i, text in zip(seen, texts, strict=True)})

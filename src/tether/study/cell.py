@@ -9,9 +9,10 @@ import torch
 
 from tether.config.train import TrainConfig
 from tether.errors import Interrupted, TetherError
-from tether.records.results import RunRecord, read_lines, write_json
+from tether.records.results import RunRecord, read_lines, read_run, write_json
 from tether.records.study import CELL, CellRecord, cell_folder, measures, read_record
 from tether.study.bench import Bench
+from tether.study.extras import measure_extras
 from tether.training.run import Given, train
 from tether.training.track import Watcher
 
@@ -54,8 +55,12 @@ def _train_and_measure(bench: Bench, cell_id: str, watcher: Watcher, seconds: di
     cell, home = bench.cells[cell_id], cell_folder(bench.folder, cell_id)
     began = time.perf_counter()
     try:
-        evaluators = bench.evaluators if cell.config.measure_prompts else []
-        run = train(cell.config, given=Given(shared=bench.shared), evaluators=evaluators, watcher=watcher)
+        known = read_run(home) if (home / "run.json").is_file() else None
+        if known is not None and known.status == "finished":
+            run = known
+        else:
+            evaluators = bench.evaluators if cell.config.measure_prompts else []
+            run = train(cell.config, given=Given(shared=bench.shared), evaluators=evaluators, watcher=watcher)
     finally:
         seconds["train"] = seconds.get("train", 0.0) + time.perf_counter() - began
     _free()
@@ -64,6 +69,7 @@ def _train_and_measure(bench: Bench, cell_id: str, watcher: Watcher, seconds: di
         began = time.perf_counter()
         bench.measure(cell, held_out_loss(run, home))
         seconds["measure"] = time.perf_counter() - began
+    measure_extras(bench, cell)
     if not bench.config.keep_checkpoints:
         shutil.rmtree(home / "checkpoints", ignore_errors=True)
 

@@ -3,7 +3,7 @@
 import fcntl
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +29,16 @@ from tether.records.study import (
 )
 from tether.study.bench import Bench
 from tether.study.executor import Event, Executor, LocalWorkers
+from tether.study.extras import complete
 from tether.study.grid import Cell, cells
 from tether.study.plan import StudyPlan, plan_study
 from tether.training.hardware import hardware, versions
 from tether.training.score import device_of
 from tether.training.signals import stop_requests
 
-FREE_TO_CHANGE = frozenset({"output_dir", "workers", "threads", "keep_checkpoints", "add"})
+FREE_TO_CHANGE = frozenset(
+    {"output_dir", "workers", "threads", "keep_checkpoints", "add", "dial", "dial_cells", "ches"}
+)
 """Keys that may differ when a study goes on; `add` is changed by `tether study add` alone."""
 
 
@@ -84,8 +87,8 @@ def run_study(
         known = folder.known()
         bench = Bench(config)
         plan = plan_study(bench, timing=False)
-        record = folder.begin(known)
-        for text in told(plan):
+        record = folder.begin(known, complete(bench))
+        for text in told(plan) if plan.finished < plan.cells else told(plan)[:1]:
             watcher.note(text)
         made = added(record.shared.get("made", {}), bench.shared.made)
         shared = {**record.shared, "workers": plan.workers, "threads": plan.threads, "made": made}
@@ -156,9 +159,12 @@ class StudyFolder:
             self._same(known)
         return known
 
-    def begin(self, known: StudyRecord | None) -> StudyRecord:
-        """Write the study's record, or take the old one up again, every cell in the state it was left in."""
-        records = tuple(self._cell(cell) for cell in self.cells)
+    def begin(self, known: StudyRecord | None, complete: Set[str]) -> StudyRecord:
+        """Write the study's record, or take the old one up again, every cell in the state it was left in.
+
+        A finished cell that is not in `complete` has something left to measure and is open again.
+        """
+        records = tuple(self._cell(cell, complete) for cell in self.cells)
         record = StudyRecord(
             study_id=known.study_id if known else secrets.token_hex(8),
             created=known.created if known else datetime.now(UTC).isoformat(timespec="seconds"),
@@ -184,7 +190,7 @@ class StudyFolder:
             write_json(home / CELL, cell)
         return record
 
-    def _cell(self, cell: Cell) -> CellRecord:
+    def _cell(self, cell: Cell, complete: Set[str]) -> CellRecord:
         home = cell_folder(self.path, cell.cell_id)
         if not (home / CELL).is_file():
             return CellRecord(cell_id=cell.cell_id, factors=cell.factors)
@@ -195,7 +201,7 @@ class StudyFolder:
         if record.state == "running":
             # Its worker was killed: that is no fault of the cell.
             return record.model_copy(update={"state": "interrupted", "attempts": max(record.attempts - 1, 0)})
-        if record.state == "finished" and measures(home) is None:
+        if record.state == "finished" and cell.cell_id not in complete:
             return record.model_copy(update={"state": "interrupted"})
         return record
 

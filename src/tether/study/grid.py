@@ -89,6 +89,7 @@ def _factors(values: Mapping[str, Any]) -> Factors:
         learning_rate=float(values["learning_rate"]),
         seed=int(values["seed"]),
         data_fraction=float(values["data_fraction"]),
+        labels=values["labels"],
     )
 
 
@@ -106,6 +107,8 @@ def cell_name(factors: Factors) -> str:
     parts += [f"lr{factors.learning_rate:g}", f"seed{factors.seed}"]
     if factors.data_fraction < 1:
         parts.append(f"data{factors.data_fraction:g}")
+    if factors.labels != "given":
+        parts.append(factors.labels)
     return re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(parts))
 
 
@@ -113,7 +116,8 @@ def cell_config(config: StudyConfig, factors: Factors, cell_id: str) -> TrainCon
     """Return what `tether train` runs for a cell: the fixed keys, its factors, its folder.
 
     Rows are split by the study's first seed whatever the cell's, so that all cells are measured on the same
-    rows; samples are measured once, after training, unless `measure_prompts` says otherwise.
+    rows, a tenth of them where nothing else is said; samples are measured once, after training, unless
+    `measure_prompts` says otherwise.
 
     Raises:
         UsageError: the combination is impossible.
@@ -121,6 +125,7 @@ def cell_config(config: StudyConfig, factors: Factors, cell_id: str) -> TrainCon
     """
     values: dict[str, Any] = {
         "split_seed": config.seed[0],
+        **({} if {"eval_fraction", "eval_dataset_name"} & set(config.fixed) else {"eval_fraction": 0.1}),
         "measure_prompts": 0,
         "save_total_limit": 1,
         **config.fixed,
@@ -129,6 +134,7 @@ def cell_config(config: StudyConfig, factors: Factors, cell_id: str) -> TrainCon
         "learning_rate": factors.learning_rate,
         "seed": factors.seed,
         "data_fraction": factors.data_fraction,
+        "labels": factors.labels,
         "output_dir": str(cell_folder(Path(config.output_dir), cell_id)),
     }
     if factors.beta is not None:

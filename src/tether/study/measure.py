@@ -49,7 +49,7 @@ def held_out_table(batch: GroupBatch, read: Read) -> HeldOut:
     return HeldOut(
         row_id=[batch.row_ids[int(group)] for group in batch.group_of],
         role=list(batch.roles),
-        tokens=batch.completion_lengths.numpy().astype(np.int64),
+        tokens=batch.scored_lengths.numpy().astype(np.int64),
         policy_logp=_double(read.policy.sums),
         start_logp=_double(read.start.sums),
         reference_logp=nothing if read.reference is None else read.reference,
@@ -58,10 +58,10 @@ def held_out_table(batch: GroupBatch, read: Read) -> HeldOut:
 
 def token_table(batch: GroupBatch, read: Read, stop_ids: frozenset[int]) -> Tokens:
     """Return one row per token of the held-out completions."""
-    lengths = batch.completion_lengths.numpy()
+    lengths = batch.scored_lengths.numpy()
     completion = np.repeat(np.arange(batch.sequences), lengths)
     position = np.concatenate([np.arange(n) for n in lengths]) if len(lengths) else np.zeros(0)
-    ids = batch.completion_ids.numpy().astype(np.int64)
+    ids = batch.scored_ids.numpy().astype(np.int64)
     groups = batch.group_of.tolist()
     assert read.policy.tokens is not None and read.start.tokens is not None
     return Tokens(
@@ -98,7 +98,10 @@ def sample_table(samples: Sequence[MeasuredSample], row_ids: Sequence[str]) -> S
         kl_start=column("kl_start"),
         kl_reference=column("kl_reference"),
         entropy=column("entropy") / tokens,
-        scores={name: np.array([s["scores"][name] for s in samples]) for name in samples[0]["scores"]},
+        scores={
+            name: np.array([s["scores"][name] for s in samples], dtype=np.float64)
+            for name in samples[0]["scores"]
+        },
     )
 
 
@@ -133,7 +136,7 @@ def summarise(
     length, length_se = mean_and_error(samples.tokens.astype(float).tolist(), _numbered(prompts))
     per_token = _ratio(samples.kl_start, samples.tokens.astype(np.float64), prompts)
     entropy = float((samples.entropy * samples.tokens).sum() / samples.tokens.sum())
-    scores = {name: mean_and_error(v.tolist(), _numbered(prompts)) for name, v in samples.scores.items()}
+    scores = {name: _known(v, prompts) for name, v in samples.scores.items() if not np.isnan(v).all()}
     now = Behaviour(
         end_rate=float(samples.ended.mean()),
         entropy=entropy,
@@ -168,6 +171,12 @@ def summarise(
         scores={name: mean for name, (mean, _) in scores.items()},
         scores_se={name: error for name, (_, error) in scores.items() if error is not None},
     ).model_copy(update=pairs)
+
+
+def _known(values: Array, prompts: Sequence[str]) -> tuple[float, float | None]:
+    """Return mean and standard error of the values that are there (a judge may give no verdict)."""
+    kept = np.flatnonzero(~np.isnan(values)).tolist()
+    return mean_and_error(values[kept].tolist(), _numbered([prompts[i] for i in kept]))
 
 
 def behaviour(summary: CellMeasures) -> Behaviour:

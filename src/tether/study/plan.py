@@ -69,15 +69,16 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
     workers, threads = workers_for(bench, len(todo), memory, free)
     references: dict[str, int] = {}
     alone: dict[str, int] = {}
-    seen: set[tuple[str, float]] = set()
+    seen: set[tuple[str, float, str]] = set()
     for cell in bench.cells.values():
         name = cell.factors.reference
-        if name.partition(":")[0] in ("none", "columns", "artifact"):
+        if name.partition(":")[0] in ("none", "columns", "artifact", "moving"):
             continue
         alone[name] = alone.get(name, 0) + 1
-        if name != "moving" and (name, cell.factors.data_fraction) in seen:
+        of = (name, cell.factors.data_fraction, cell.factors.labels)
+        if of in seen:
             continue
-        seen.add((name, cell.factors.data_fraction))
+        seen.add(of)
         references[name] = references.get(name, 0) + 1
     tokens = sum(_tokens(plans[cell.cell_id]) for cell in todo)
     seconds, basis = (

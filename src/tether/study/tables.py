@@ -3,8 +3,8 @@
     cells/<cell_id>/measures/held_out.parquet   one row per held-out completion     `HeldOut`
     cells/<cell_id>/measures/tokens.parquet     one row per token of those          `Tokens`
     cells/<cell_id>/measures/samples.parquet    one row per sample of the policy    `Samples`
-    cells/<cell_id>/measures/ches.parquet       one row per held-out pair           `Ches`, where asked for
     shared/start/{held_out,tokens,samples}.parquet   the same of the start model
+    shared/start/ches.parquet                   one row per pair                    `Ches`, where asked for
     shared/dial/<cell_id>/d-<value>.parquet     samples of a dialled model          `Samples`
     shared/prompts.jsonl                        row_id and prompt of every row of the samples
     shared/completions.jsonl                    row_id, prompt, role and text of every held-out completion
@@ -91,6 +91,8 @@ class Ches:
     """Centred hidden embedding similarity of pairs under the start model (arXiv 2410.08847)."""
 
     row_id: list[str]
+    part: list[str]
+    """train or eval"""
     ches: Floats
     ches_normalised: Floats
 
@@ -98,6 +100,7 @@ class Ches:
 _TYPES: dict[str, pa.DataType] = {
     "row_id": pa.string(),
     "role": pa.string(),
+    "part": pa.string(),
     "text": pa.string(),
     "token_ids": pa.list_(pa.int32()),
     "tokens": pa.int32(),

@@ -1,0 +1,131 @@
+"""What a study measures on demand: the dial of one trained model, and how alike the texts of each pair are.
+
+Both belong to a study's options and are made once, whenever a run of the study finds them missing.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tether.generation.measure import measure_dials
+from tether.policies.logprobs import summed_hidden
+from tether.records.results import write_json
+from tether.records.study import SHARED, SUMMARY
+from tether.study.bench import START, Bench
+from tether.study.grid import Cell
+from tether.study.measure import sample_table
+from tether.study.tables import Ches, write_table
+from tether.tokens.collate import collate, plan_microbatches
+from tether.tokens.render import EncodedGroup
+
+DIAL = "dial"
+
+
+def dial_cells(bench: Bench) -> tuple[str, ...]:
+    """Return the cells whose dial is turned: those named, else the one of middle beta of the first arm."""
+    config = bench.config
+    if not config.dial:
+        return ()
+    if config.dial_cells:
+        return config.dial_cells
+    first = next(iter(bench.cells.values())).factors
+    arm = {"beta": None}
+    alike = [
+        cell
+        for cell in bench.cells.values()
+        if cell.factors.beta is not None
+        and cell.factors.model_copy(update=arm) == first.model_copy(update=arm)
+    ]
+    ordered = sorted(alike, key=lambda cell: cell.factors.beta or 0.0)
+    return (ordered[len(ordered) // 2].cell_id,) if ordered else ()
+
+
+def complete(bench: Bench) -> set[str]:
+    """Return the cells that are measured, with everything asked of them on demand."""
+    first = next(iter(bench.cells))
+    return {
+        name
+        for name in bench.finished()
+        if not list(_dials_missing(bench, name)) and not (_ches_missing(bench) and name == first)
+    }
+
+
+def measure_extras(bench: Bench, cell: Cell) -> None:
+    """Make what is asked on demand of this cell and is not there yet."""
+    values = list(_dials_missing(bench, cell.cell_id))
+    if values:
+        measure_dial(bench, cell, values)
+    if _ches_missing(bench):
+        with bench.shared.lock(START, "ches"):
+            if _ches_missing(bench):
+                table = ches_table(bench)
+                start = bench.start_measures()
+                held_out = [
+                    v for v, part in zip(table.ches_normalised, table.part, strict=True) if part == "eval"
+                ]
+                mean = float(np.mean(held_out)) if held_out else None
+                write_json(bench.folder / SHARED / START / SUMMARY, start.model_copy(update={"ches": mean}))
+                write_table(_ches_path(bench), table)
+
+
+def _dials_missing(bench: Bench, cell_id: str) -> Iterator[float]:
+    if cell_id in dial_cells(bench):
+        yield from (value for value in bench.config.dial if not _dial_path(bench, cell_id, value).is_file())
+
+
+def _dial_path(bench: Bench, cell_id: str, value: float) -> Path:
+    return bench.folder / SHARED / DIAL / cell_id / f"d-{value:g}.parquet"
+
+
+def _ches_path(bench: Bench) -> Path:
+    return bench.folder / SHARED / START / "ches.parquet"
+
+
+def _ches_missing(bench: Bench) -> bool:
+    return bench.config.ches and not _ches_path(bench).is_file()
+
+
+def measure_dial(bench: Bench, cell: Cell, values: Sequence[float]) -> None:
+    """Sample policy^d start^(1-d) of one trained model for every value d, on the study's prompts."""
+    policy = bench.trained(cell)
+    asking = bench.asking(bench.start)
+    for value, (_, samples) in zip(values, measure_dials(policy, values, **asking), strict=True):
+        path = _dial_path(bench, cell.cell_id, value)
+        judged = bench.judged(samples, path.parent)
+        write_table(path, sample_table(judged, [row.row_id for row in bench.rows.asked]))
+
+
+def ches_table(bench: Bench) -> Ches:
+    """Return the CHES score of every pair under the start model, of training and held-out rows.
+
+    CHES(x, w, l) = <sum h_w, sum h_l> - |sum h_w|^2, h the hidden states that predict the completion's
+    tokens, before the head; normalised: <., .> / (|w| |l|) - |.|^2 / |w|^2. High scores go with the chosen
+    text losing probability (Razin et al., arXiv 2410.08847, definition 2 and its length-normalised form).
+    """
+    parts = {"train": bench.rows.prepared.train.groups, "eval": bench.rows.prepared.held_out.groups}
+    row_id: list[str] = []
+    part: list[str] = []
+    plain: list[float] = []
+    normalised: list[float] = []
+    engine = bench.engine(bench.start)
+    for name, groups in parts.items():
+        batch = collate([group for group in groups if _is_pair(group)])
+        for chunk in plan_microbatches(batch, bench.budget, engine.layout):
+            some = batch.select(chunk)
+            with engine.autocast():
+                sums = summed_hidden(engine.model, some, layout=engine.layout).double().cpu()
+            chosen, rejected = (sums[some.with_role(role)] for role in ("chosen", "rejected"))
+            long, short = (
+                some.scored_lengths[some.with_role(role)].double() for role in ("chosen", "rejected")
+            )
+            cross, square = (chosen * rejected).sum(-1), (chosen * chosen).sum(-1)
+            row_id += some.row_ids
+            part += [name] * len(some)
+            plain += (cross - square).tolist()
+            normalised += (cross / (long * short) - square / (long * long)).tolist()
+    return Ches(row_id, part, np.array(plain), np.array(normalised))
+
+
+def _is_pair(group: EncodedGroup) -> bool:
+    return sorted(c.role for c in group.completions) == ["chosen", "rejected"]
