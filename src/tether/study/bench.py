@@ -19,8 +19,9 @@ from tether.config.study import StudyConfig
 from tether.config.train import TrainConfig
 from tether.errors import RunFolderError
 from tether.generation.measure import MeasuredSample, measure, same_vocabulary
-from tether.judging.judges import Asking, Judge
+from tether.judging.judges import Judge
 from tether.judging.named import judge_named
+from tether.judging.options import Asking
 from tether.judging.pairwise import Cache, Pair, judge_pairs
 from tether.objectives.metrics import tie_tolerance
 from tether.policies.artifact import MANIFEST, read_artifact
