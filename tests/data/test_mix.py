@@ -83,7 +83,7 @@ def test_shuffled_labels_are_coins_that_know_nothing_of_the_labels_given() -> No
         for i in range(1000)
     ]
     mirrored = [
-        Preference(r.origin, r.prompt, (Completion("chosen", "b"), Completion("rejected", f"a{i}", 1.0)))
+        Preference(r.origin, r.prompt, (Completion("chosen", f"b{i}"), Completion("rejected", f"a{i}", 1.0)))
         for i, r in enumerate(given)
     ]
     shuffled, swapped = shuffle_labels(given, 3)
