@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tether.errors import DataError
+from tether.errors import DataError, ResourceError
 from tether.judging.judges import LengthJudge, Opinion, Question
 from tether.judging.outputs import pair_outputs, read_outputs
 from tether.judging.pairwise import Cache, Pair, judge_pairs, read_verdicts
@@ -95,3 +95,18 @@ def test_answers_are_paired_by_prompt_and_sample_whatever_their_order(tmp_path: 
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with pytest.raises(DataError, match="row 7: this prompt is answered twice"):
         read_outputs(tmp_path / "a.jsonl")
+
+
+def test_a_server_that_answers_nothing_ends_the_asking_and_keeps_what_it_said(tmp_path: Path) -> None:
+    class Dying(Counting):
+        free, at_once = False, 5
+
+        def __call__(self, questions):
+            if self.asked:
+                return [Opinion(None, "timeout after 5 attempts") for _ in questions]
+            return super().__call__(questions)
+
+    pairs = [Pair(f"p{i}", f"prompt {i}", f"a{i}", f"b{i}") for i in range(20)]
+    with pytest.raises(ResourceError, match="10 questions in a row without an answer"):
+        judge_pairs(pairs, Dying(), ("m", "n"), cache=Cache(tmp_path / "c.jsonl"))
+    assert Cache(tmp_path / "c.jsonl").size == 10

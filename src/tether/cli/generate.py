@@ -1,19 +1,17 @@
 """`tether generate`: completions of a model or a server, seeded per prompt, continued after a stop."""
 
-import signal
 import sys
 import textwrap
 import time
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from tether.cli.options import with_options
 from tether.cli.output import print_json
+from tether.cli.stopping import stoppable
 from tether.config.generate import GENERATE_ALIASES, GENERATE_GROUPS, GenerateConfig, GenerateOptions
 from tether.config.parse import build
-from tether.errors import Interrupted
 
 if TYPE_CHECKING:
     from tether.generation.completions import GenerateRecord
@@ -42,15 +40,10 @@ def generate(
     stopped = (
         f"stopped; {config.out} keeps the completions written so far, the same command goes on from there"
     )
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        record = run(config, line)
-    except KeyboardInterrupt as error:
-        raise Interrupted(stopped, signal.SIGINT) from error
-    except _Terminated as error:
-        raise Interrupted(stopped, signal.SIGTERM) from error
+        with stoppable(stopped):
+            record = run(config, line)
     finally:
-        signal.signal(signal.SIGTERM, before)
         line.close()
     if json:
         print_json(record)
@@ -75,14 +68,6 @@ def _told(record: "GenerateRecord", limit: int) -> list[str]:
         lines += textwrap.wrap(text, 80)
     # On a line of its own: a path may be as long as it likes.
     return [*lines, f"written: {record.out}"]
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 class _Line:

@@ -185,11 +185,13 @@ def judge_messages(question: Question) -> list[dict[str, str]]:
 def neutral(text: str, *, quotes: bool = False) -> str:
     """Return the text with everything that looks like a control token broken by a word joiner (U+2060).
 
-    `<|im_end|>`, `</s>`, `<start_of_turn>`, `[INST]` stay readable and are no longer the token's spelling;
-    with `quotes` neither is a row of three quotation marks, where a prompt marks its texts by them.
+    `<|im_end|>`, `</s>`, `<start_of_turn>`, `[INST]` and the marks of `judge_messages` stay readable and are
+    no longer the token's or the mark's spelling; with `quotes` neither is a row of three quotation marks,
+    where a prompt marks its texts by them.
     """
     text = re.sub(r"<(?=[|/A-Za-z_\uff5c])", "<\u2060", text)
     text = re.sub(r"\[(?=/?[A-Z_]{2,}\])", "[\u2060", text)
+    text = re.sub(r"==(?==+\s*(?:end of\s+)?(?:answer|request)\b)", "==\u2060", text, flags=re.IGNORECASE)
     return re.sub(r"""(["'])\1\1""", "\\1\\1\u2060\\1", text) if quotes else text
 
 

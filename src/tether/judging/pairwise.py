@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tether.analysis.sequential import SequentialComparison, betting_confidence_sequence
-from tether.errors import DataError
+from tether.errors import DataError, ResourceError
 from tether.judging.judges import Judge, Opinion, Question
 from tether.records.comparison import Stream, Verdict
 from tether.records.results import read_lines
 from tether.records.rows import Content, canonical_json
+
+PATIENCE = 4
+"""Pairs asked at once of a judge that may cost money, from which on no answer at all ends the asking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +95,21 @@ def judge_pairs(
         batch: pairs asked at a time, the judge's own number without one; after each, the cache has them.
         progress: told (pairs done, pairs in all).
 
+    Raises:
+        ResourceError: a server answered none of many questions in a row.
+
     """
-    cache, batch = cache or Cache(), batch or judge.at_once
+    cache, batch = (Cache() if cache is None else cache), batch or judge.at_once
     verdicts: list[Verdict] = []
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
         questions = [q for p in part for q in (Question(p.prompt, p.a, p.b), Question(p.prompt, p.b, p.a))]
         opinions = _ask(questions, judge, cache)
+        if not judge.free and len(part) >= PATIENCE and all(opinion.share is None for opinion in opinions):
+            raise ResourceError(
+                f"{judge.name}: {len(opinions)} questions in a row without an answer ({opinions[0].error}); "
+                "what was answered before is kept in the cache"
+            )
         for i, pair in enumerate(part):
             verdicts.append(_verdict(pair, models, judge.identity, opinions[2 * i], opinions[2 * i + 1]))
         if progress is not None:
@@ -131,7 +142,7 @@ def judge_until_known(
         prompts.setdefault(pair.id, []).append(pair)
     names = list(prompts)
     random.Random(seed).shuffle(names)
-    cache, state, verdicts = cache or Cache(), SequentialComparison(alpha), []
+    cache, state, verdicts = (Cache() if cache is None else cache), SequentialComparison(alpha), []
     for start in range(0, len(names), batch):
         part = names[start : start + batch]
         found = judge_pairs([pair for name in part for pair in prompts[name]], judge, models, cache=cache)

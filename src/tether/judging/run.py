@@ -95,7 +95,7 @@ def plan_judging(
     `models` are other names for the two than their own.
     """
     name_a, name_b = models or names_of([a, b])
-    paired, cache = pair_outputs(a, b), cache or Cache()
+    paired, cache = pair_outputs(a, b), Cache() if cache is None else cache
     questions = {
         question_key(question, judge.identity): question
         for pair in paired.pairs
