@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tests.tokens.variants import (
 )
 from tether.errors import DataError, ModelError
 from tether.records.rows import Completion, text_key
+from tether.tokens import chat as templates
 from tether.tokens.render import CHUNK, Renderer
 
 PLAIN = tiny_tokenizer(chat=False)
@@ -390,3 +392,14 @@ def test_on_real_dialogues_the_seam_is_a_token_boundary(real_data: Any):
 
 def trained_on(texts: list[str]) -> Any:
     return tiny_tokenizer(chat=False).train_new_from_iterator(texts, 1000, show_progress=False)
+
+
+def test_a_template_that_loops_on_one_kind_of_row_is_stopped_in_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(templates, "RENDER_SECONDS", 0.2)
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    hostile = chat_tokenizer("{% if messages | length > 2 %}" + loops + "{% endif %}" + CHATML)
+    using = renderer(hostile, "<|im_end|>")
+    assert using.encode(row((user("hi"),), (assistant("yes"),))).completions[0].ids
+    with pytest.raises(ModelError, match="processor time for one conversation"):
+        using.encode(row((user("hi"), assistant("yes"), user("more")), (assistant("that"),)))
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)

@@ -211,7 +211,7 @@ def _sharegpt(value: Mapping[str, Any], field: str) -> Message:
     text = as_text(value.get("value"), f"{field}.value")
     if speaker == "function_call":
         try:
-            call = json.loads(text)
+            call = decoded(text)
         except ValueError as error:
             raise RowProblem(f"{field}.value", f"is a function call that is not JSON: {error}") from error
         calls = call if isinstance(call, list) else [call]
@@ -242,12 +242,25 @@ def _must_be_finite(value: Any, field: str) -> None:
         raise RowProblem(field, f"holds a value that JSON cannot say: {error}") from error
 
 
+def decoded(text: str) -> Any:
+    """Return what JSON text inside a column says.
+
+    Raises:
+        ValueError: it is not JSON, or nested without end.
+
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _decoded(value: Any, field: str) -> Any:
     """Return a nested value; columns written as JSON text are decoded."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value.strip() else None
+        return decoded(value) if value.strip() else None
     except ValueError as error:
         raise RowProblem(field, f"is text that is not JSON: {error}") from error
 

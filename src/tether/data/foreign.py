@@ -1,6 +1,5 @@
 """Readers of the formats other trainers and labelling tools write: columns -> `Preference`."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from tether.data.fields import (
     as_text,
     as_tools,
     build,
+    decoded,
 )
 from tether.data.prompts import as_answer, as_prompt, explicit, split_messages
 from tether.data.raw import type_name
@@ -211,7 +211,7 @@ def read_arena_columns(origin: Origin, columns: Columns) -> Preference:
 
 def _turns(value: Any, field: str) -> list[str]:
     try:
-        turns = json.loads(value) if isinstance(value, str) else value
+        turns = decoded(value) if isinstance(value, str) else value
     except ValueError as error:
         raise RowProblem(field, f"is text that is not a JSON list: {error}") from error
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):

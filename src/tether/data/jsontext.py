@@ -160,6 +160,8 @@ def _elements(text: str, start: int, name: str) -> Iterator[RawRow]:
 def _decode_part(text: str, position: int) -> tuple[dict[str, Any] | BadRow, int]:
     """Return (row or the BadRow it is, where it ends); BadRow is raised where the end cannot be found."""
     value, end = _decode(text, position)
+    if end - position > MAX_ROW_BYTES:
+        return BadRow(f"is longer than {MAX_ROW_BYTES >> 20} MiB"), end
     source = text[position:end]
     try:
         source.encode("utf-8")

@@ -20,6 +20,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from tether.errors import DataError, ModelError
 from tether.records.rows import Message
 from tether.tokens.control import Markers, special_tokens, strings
+from tether.tokens.time_limit import OutOfTime, processor_time
 
 RESERVED = frozenset(
     {"conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message"}
@@ -28,6 +29,8 @@ RESERVED = frozenset(
 )
 """Arguments of `apply_chat_template` that a row must not set."""
 
+RENDER_SECONDS = 5
+"""Processor time one rendering may take; a long conversation takes milliseconds."""
 FREE_OUTPUT, OUTPUT_RATIO = 1_000_000, 64
 """A rendering may have this many characters, or this many times those of the row, whichever is more."""
 
@@ -164,13 +167,19 @@ class ChatTemplate:
         if forbidden := RESERVED & arguments.keys():
             raise DataError(f"template arguments must not set {', '.join(sorted(forbidden))}")
         try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in conversation.tools] or None,
-                add_generation_prompt=generation,
-                tokenize=False,
-                **arguments,
-            )
+            with processor_time(RENDER_SECONDS):
+                text = self._tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tools=[dict(tool) for tool in conversation.tools] or None,
+                    add_generation_prompt=generation,
+                    tokenize=False,
+                    **arguments,
+                )
+        except OutOfTime:
+            raise ModelError(
+                f"the chat template takes more than {RENDER_SECONDS} s of processor time for one "
+                "conversation; use a model whose template you trust"
+            ) from None
         except Exception as error:  # templates raise whatever they like
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise DataError(f"the chat template refuses this conversation: {reason}") from error
