@@ -213,12 +213,18 @@ class Job:
         """Whether there is still something to try."""
         return self.cut is None and not self.given_up
 
-    def candidate(self, renderer: Renderer) -> Preference:
+    @property
+    def unmeasured(self) -> str | None:
+        """The text whose token ends are not known yet."""
+        return self._text if self._ends is None else None
+
+    def measure(self, ends: list[int]) -> None:
+        """Take where the text's first `room` tokens end."""
+        self._ends, self._keep = ends, min(self.room, len(ends))
+
+    def candidate(self) -> Preference:
         """Return the row with the next start of the completion that might fit."""
-        assert self._text is not None
-        if self._ends is None:
-            self._ends = _token_ends(self._text, renderer, self.room)
-            self._keep = min(self.room, len(self._ends))
+        assert self._text is not None and self._ends is not None
         text = self._text[: self._ends[self._keep - 1]] if self._keep > 0 else ""
         self._tried = replace(self._source, content=_start(self._source.content, text), cut=True)
         return replace(self.row, completions=(self._tried,))
@@ -247,7 +253,11 @@ class Job:
 def cut_completions(jobs: Sequence[Job], renderer: Renderer) -> None:
     """Cut completions together: each pass tokenises the candidates of all that are not settled."""
     while still := [job for job in jobs if job.open]:
-        made = [(job, job.candidate(renderer)) for job in still]
+        new = [(job, text) for job in still if (text := job.unmeasured) is not None]
+        found = _token_ends([(text, job.room) for job, text in new], renderer)
+        for (job, _), ends in zip(new, found, strict=True):
+            job.measure(ends)
+        made = [(job, job.candidate()) for job in still]
         rows = [row for _, row in made]
         known = {id(row): group for row, group in renderer.encode_each(rows, lambda row, error: None)}
         for job, row in made:
@@ -273,20 +283,24 @@ def _without_last_turn(content: Content) -> Content | None:
     return content[: turns[-2] + 1] if len(turns) > 1 else None
 
 
-def _token_ends(text: str, renderer: Renderer, tokens: int) -> list[int]:
-    """Return where (in characters) each of a text's first tokens ends, reading no more than needed."""
-    characters = _CHARACTERS_PER_TOKEN * (tokens + _SPARE_TOKENS)
-    while True:
-        ends = [end for _, end in _offsets(text[:characters], renderer)]
-        # The last tokens of a piece may be others in the whole text.
-        if len(ends) >= tokens + _SPARE_TOKENS or characters >= len(text):
-            return ends[:tokens]
-        characters *= 2
+def _token_ends(asked: Sequence[tuple[str, int]], renderer: Renderer) -> list[list[int]]:
+    """Return where (in characters) each text's first tokens end, reading no more of it than needed."""
+    found: dict[int, list[int]] = {}
+    characters = {i: _CHARACTERS_PER_TOKEN * (tokens + _SPARE_TOKENS) for i, (_, tokens) in enumerate(asked)}
+    while open_ := [index for index in characters if index not in found]:
+        pieces = [asked[index][0][: characters[index]] for index in open_]
+        for index, offsets in zip(open_, _offsets(pieces, renderer), strict=True):
+            text, tokens = asked[index]
+            # The last tokens of a piece may be others in the whole text.
+            if len(offsets) >= tokens + _SPARE_TOKENS or characters[index] >= len(text):
+                found[index] = [end for _, end in offsets[:tokens]]
+            characters[index] *= 2
+    return [found[index] for index in range(len(asked))]
 
 
-def _offsets(text: str, renderer: Renderer) -> list[tuple[int, int]]:
+def _offsets(texts: Sequence[str], renderer: Renderer) -> list[list[tuple[int, int]]]:
     return renderer.tokenizer(
-        text,
+        list(texts),
         add_special_tokens=False,
         split_special_tokens=False,
         return_offsets_mapping=True,
@@ -312,7 +326,7 @@ def _cut_text_prompt(
     bos = special_tokens(renderer.tokenizer).bos
     opening = bos if bos and prompt.startswith(bos) else ""
     text = prompt.removeprefix(opening)
-    starts = [start for start, _ in _offsets(text, renderer)]
+    starts = [start for start, _ in _offsets([text], renderer)[0]]
     dropped, cut = 0, False
     while len(known.prompt_ids) > room and dropped < len(starts) - 1:
         dropped = min(len(starts) - 1, dropped + len(known.prompt_ids) - room)
