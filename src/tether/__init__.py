@@ -16,6 +16,7 @@ _PUBLIC = {
     for name in (
         "check",
         "compare",
+        "convert",
         "generate",
         "judge",
         "make_world",

@@ -19,6 +19,8 @@ from tether.config.parse import build
 from tether.config.study import StudyConfig, build_study
 from tether.config.train import TrainConfig
 from tether.data.checks import DataReport, load
+from tether.data.convert import ConvertRecord
+from tether.data.convert import convert as convert_rows
 from tether.errors import UsageError
 from tether.generation.completions import GenerateRecord
 from tether.generation.sample import generate as generate_answers
@@ -351,6 +353,13 @@ def make_world(name: str, out: str | Path, **options: Any) -> WorldFiles:
 def check(data: Rows, *, eval_data: Rows | None = None) -> DataReport:
     """Inspect preference data before any model loads; the same as `tether check`."""
     return load(data, eval_spec=eval_data).report  # pyright: ignore[reportArgumentType]
+
+
+def convert(
+    data: Rows, out: str | Path, to: str, *, lossy: bool = False, overwrite: bool = False
+) -> ConvertRecord:
+    """Write rows in another format; the same as `tether convert`."""
+    return convert_rows(data, Path(out), to, lossy=lossy, overwrite=overwrite)
 
 
 def score(model: str | Path, data: str | Path, out: str | Path, **options: Any) -> ScoreRecord:
