@@ -113,6 +113,11 @@ def pure_bf16(value: Any, values: Values) -> dict[str, Any]:
     return {"bf16": True} if value else {}
 
 
+def pissa(value: Any, values: Values) -> dict[str, Any]:
+    """Read PiSSA: the adapter starts as the base's largest singular parts."""
+    return {"init_lora_weights": "pissa"} if value else {}
+
+
 RULES: dict[str, Rule] = {
     **trl.RULES,
     "stage": stage,
@@ -150,7 +155,9 @@ RULES: dict[str, Rule] = {
     "use_badam": only(False, why="AdamW is the only optimiser"),
     "use_apollo": only(False, why="AdamW is the only optimiser"),
     "loraplus_lr_ratio": only(0, why="not offered; leave the key out"),
-    "pissa_init": only(False, why="not offered here"),
+    "pissa_init": pissa,
+    **no_effects("the decomposition is exact", "pissa_iter"),
+    **no_effects("the saved adapter fits the plain base by itself", "pissa_convert"),
     **no_effects(
         "the model's own tokenizer and template are used, unchanged",
         "template",

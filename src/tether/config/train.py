@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from tether.config.objective import ObjectiveOptions
+from tether.config.adapter import AdapterOptions
 from tether.config.sources import with_weights
 
 REFERENCE_KINDS = ("self", "none", "prior", "moving", "columns", "model:PATH", "artifact:PATH")
@@ -19,7 +19,7 @@ def knob(group: str, text: str, default: Any = ..., **limits: Any) -> Any:
     return Field(default, description=text, json_schema_extra={"group": group}, **limits)
 
 
-class TrainConfig(ObjectiveOptions):
+class TrainConfig(AdapterOptions):
     """Options of one training run, supervised or on preferences."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -91,12 +91,6 @@ class TrainConfig(ObjectiveOptions):
         "Model", "Recompute activations per block: less memory, more time.", False
     )
     disable_dropout: bool = knob("Model", "No dropout in policy and reference.", True)
-
-    use_peft: bool = knob("LoRA", "Train a LoRA adapter only.", False)
-    lora_r: int = knob("LoRA", "Rank.", 16, gt=0)
-    lora_alpha: float = knob("LoRA", "Scale; the update is alpha / r times B A.", 32, gt=0)
-    lora_dropout: float = knob("LoRA", "Dropout on the adapter's input.", 0.0, ge=0, lt=1)
-    lora_target_modules: tuple[str, ...] = knob("LoRA", "Module names, or all-linear.", ("all-linear",))
 
     num_train_epochs: float = knob("Optimiser", "Passes over the data.", 3.0, gt=0)
     max_steps: int = knob("Optimiser", "Updates; overrides epochs when > 0.", -1)

@@ -62,7 +62,7 @@ def shard(model: nn.Module, device: torch.device, processes: int, *, keep_start:
 
     `keep_start` also keeps a frozen copy of the model as it is, in shards: see `start_of`.
     """
-    start = start_copy(model) if keep_start else None
+    start = start_copy(model, sharing=False) if keep_start else None
     if start is not None:
         shard(start, device, processes)
     mesh = init_device_mesh(device.type, (processes,))

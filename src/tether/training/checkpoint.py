@@ -7,6 +7,8 @@ checkpoints/step-N/
     reference.safetensors  weights of a moving reference, where the run has one
     state.json             step, schedule, counters, best metric, token budget
     complete.json          sha256 of every file above; written last, so a folder without it is none
+checkpoints/start-adapter.safetensors
+                           A and B at step 0 of an adapter whose base was split for it (PiSSA)
 """
 
 import json
@@ -29,6 +31,7 @@ from tether.records.results import file_digest, write_json
 
 MARKER = "complete.json"
 REFERENCE = "reference.safetensors"
+START = "start-adapter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,21 @@ def save(
             "older checkpoints are intact; free space and run the same command to resume"
         ) from error
     return final
+
+
+def save_start(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the adapter as it began, once: a resume splits its base with these very tensors."""
+    if not (folder / START).is_file():
+        _save(folder / f"{START}.tmp", tensors)
+        (folder / f"{START}.tmp").replace(folder / START)
+
+
+def read_start(folder: Path) -> dict[str, Tensor]:
+    """Return the adapter as it began; nothing where it is missing or unreadable (it is then made again)."""
+    try:
+        return load_file(folder / START)
+    except (OSError, SafetensorError):
+        return {}
 
 
 def disk_problem(error: BaseException) -> str:

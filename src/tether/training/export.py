@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,40 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tether.policies.adapters import trainable
+from tether.policies.adapters import ADAPTER, on_plain_base, trainable
 from tether.policies.load import BASE_RECORD
 from tether.policies.sharding import collected, in_shards
 from tether.records.results import write_json
+from tether.training.policy import PolicyModel
+
+
+def save_policy(
+    policy: PolicyModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, first: bool = True
+) -> None:
+    """Save what was trained as a model, or as an adapter of the base it started from (`save_model`)."""
+    save_model(policy.model, tokenizer, folder, base_weights=policy.weights, start=policy.start, first=first)
 
 
 def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base_weights: str, first: bool = True
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    base_weights: str,
+    start: Mapping[str, Tensor] | None = None,
+    first: bool = True,
 ) -> None:
     """Save model and tokenizer, safetensors only; the folder appears whole or not at all.
 
+    `start` is the adapter as it began where its base was split (PiSSA): what is saved fits the plain base.
     Of several processes only the first writes; a model in shards is gathered on it, tensor by tensor.
     """
-    tensors = _tensors(model, keep=first) if in_shards(model) else None
+    tensors = _tensors(model, keep=first) if in_shards(model) or start is not None else None
     if not first:
         return
+    changed: dict[str, Any] = {}
+    if start is not None and tensors is not None:
+        tensors, changed = on_plain_base(tensors, start, model.peft_config[ADAPTER].to_dict())
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     use_cache = model.config.use_cache
@@ -37,7 +56,7 @@ def save_model(
     tokenizer.save_pretrained(temporary)
     if isinstance(model, PeftModel):
         write_json(temporary / BASE_RECORD, {"weights": base_weights})
-        _settle(temporary / "adapter_config.json")
+        _settle(temporary / "adapter_config.json", changed)
     (temporary / "README.md").unlink(missing_ok=True)
     mask = os.umask(0)
     os.umask(mask)
@@ -57,9 +76,10 @@ def _tensors(model: Any, *, keep: bool) -> dict[str, Tensor]:
     return {name: found[once[id(tensor)][0]] for name, tensor in named.items()} if keep else {}
 
 
-def _settle(path: Path) -> None:
+def _settle(path: Path, changed: Mapping[str, Any]) -> None:
     """Name the base so that the adapter loads from anywhere, and its modules in an order that stays."""
     settings = json.loads(path.read_text(encoding="utf-8"))
+    settings |= {key: changed[key] for key in ("r", "lora_alpha", "init_lora_weights") if key in changed}
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"].sort()
     base = Path(settings.get("base_model_name_or_path") or "")

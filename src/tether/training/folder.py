@@ -96,7 +96,10 @@ class RunFolder:
 def fingerprint_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a run record that must be equal for a resume."""
     result = {f"config.{key}": value for key, value in run["config"].items() if key not in FREE_TO_CHANGE}
-    for part, fields in (("model", ("weights", "adapter", "tokenizer")), ("data", ("train", "eval"))):
+    for part, fields in (
+        ("model", ("weights", "adapter", "start_adapter", "tokenizer")),
+        ("data", ("train", "eval")),
+    ):
         for field in fields:
             result[f"{part}.{field}"] = run[part].get(field)
     return result

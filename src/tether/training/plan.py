@@ -14,6 +14,7 @@ from tether.generation.measure import SAMPLES_AT_ONCE
 from tether.policies.adapters import add_lora, trainable
 from tether.tokens.render import EncodedGroup
 from tether.training.hardware import Memory
+from tether.training.policy import base_dtype
 from tether.training.score import uses_bf16
 
 
@@ -93,7 +94,7 @@ def plan_run(
     per_epoch = math.ceil(len(groups) / config.pairs_per_update)
     parameters = list(model.parameters())
     learning = sum(p.numel() for p in trainable(model).values())
-    frozen = 2 if config.use_peft and uses_bf16(config) else 4
+    frozen = base_dtype(config).itemsize
     weights = 4 * learning + frozen * (sum(p.numel() for p in parameters) - learning)
     prompt = sum(len(g.prompt_ids) for g in groups)
     completion = sum(len(c.ids) for g in groups for c in g.completions)
@@ -105,7 +106,8 @@ def plan_run(
     )
     # Logits, their log-softmax and the gradient of one chunk, fp32.
     head = 3 * 4 * min(config.head_chunk, completion) * int(model.config.vocab_size)
-    copy = weights if config.measure_prompts and not config.use_peft else 0
+    copied = (learning if config.adapter_arithmetic else 0) if config.use_peft else weights / 4
+    copy = 4 * copied if config.measure_prompts else 0
     sampling = _sampling(config, model.config, groups) if config.measure_prompts else 0.0
     fixed = memory.process + weights + 12 * learning + copy
     factor = RETAINED if memory.process else 1.0

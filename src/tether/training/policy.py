@@ -1,14 +1,16 @@
 """The model under training: loaded or handed over, wrapped with an adapter if asked, and named."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tether.config.train import TrainConfig
 from tether.errors import ModelError, UsageError
-from tether.policies.adapters import add_lora, has_adapter
+from tether.policies.adapters import adapter_tensors, add_lora, has_adapter
 from tether.policies.load import LoadedModel, hash_model, load_model
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.training.score import device_of, uses_bf16
@@ -34,6 +36,8 @@ class PolicyModel:
     adapter: str | None
     path: str
     architecture: str
+    start: Mapping[str, Tensor] | None = None
+    """A and B as they began, where the base was split for them (PiSSA): the way back to the plain base."""
 
 
 def load_texts(
@@ -64,8 +68,11 @@ def load_policy(
     shared: Shared | None = None,
     *,
     device: torch.device | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> PolicyModel:
     """Load the policy: full weights in fp32, or a frozen base (bf16 under bf16) with an fp32 adapter.
+
+    `start` is the split of the base (PiSSA) that an earlier process of this run made.
 
     Raises:
         ModelError: the model cannot be used as it is.
@@ -73,19 +80,24 @@ def load_policy(
 
     """
     device = device or device_of(config.device)
+    model: Any
+    fresh = config.use_peft and (memory is None or not has_adapter(memory.model))
     if memory is not None:
         weights, adapter = hash_model(memory.model), None
         model, path = memory.model, IN_MEMORY
         architecture = type(model).__name__
-        if config.use_peft and not has_adapter(model):
-            model = add_lora(model, config, seed=config.seed)
         model = model.to(device)
     else:
-        model, weights, adapter, architecture, path = _from_folder(config, shared or Shared(), device)
+        loaded = _from_folder(config, shared or Shared(), device)
+        model, weights, adapter = loaded.model, loaded.weights, loaded.adapter
+        architecture, path = loaded.architecture, loaded.path
+    if fresh:
+        model = add_lora(model, config, seed=config.seed, start=start)
     if config.gradient_checkpointing:
         checkpoint_blocks(model)
     model.config.use_cache = False
-    return PolicyModel(model, weights, adapter, path, architecture)
+    split = adapter_tensors(model) if fresh and config.init_lora_weights == "pissa" else None
+    return PolicyModel(model, weights, adapter, path, architecture, split)
 
 
 def checkpoint_blocks(model: Any) -> None:
@@ -104,8 +116,7 @@ def start_model(
     """Load the model a run starts from, as it trains it, before any adapter is put on."""
     path, attention = config.model_name_or_path, config.attn_implementation
     device = device or device_of(config.device)
-    # A frozen base may be stored in bf16; everything that learns is fp32.
-    dtype = torch.bfloat16 if config.use_peft and uses_bf16(config) else torch.float32
+    dtype = base_dtype(config)
     return shared.model(
         {"path": path, "dtype": str(dtype), "device": str(device), "attention": attention},
         lambda: load_model(path, dtype=dtype, device=device, attention=attention, trainable_adapter=True),
@@ -113,20 +124,27 @@ def start_model(
     )
 
 
-def _from_folder(
-    config: TrainConfig, shared: Shared, device: torch.device
-) -> tuple[Any, str, str | None, str, str]:
-    loaded = start_model(config, shared, frozen=config.use_peft, device=device)
-    model: Any = loaded.model
+def base_dtype(config: TrainConfig) -> torch.dtype:
+    """Return how weights are stored: a frozen base in bf16 under bf16, everything that learns in fp32.
+
+    A base that is split (PiSSA) stays fp32: rounding its rest would make step 0 another model.
+    """
+    small = config.use_peft and config.init_lora_weights != "pissa" and uses_bf16(config)
+    return torch.bfloat16 if small else torch.float32
+
+
+def _from_folder(config: TrainConfig, shared: Shared, device: torch.device) -> LoadedModel:
+    # PiSSA takes its start out of the base's weights, so they cannot be another run's too.
+    frozen = config.use_peft and config.init_lora_weights != "pissa"
+    loaded = start_model(config, shared, frozen=frozen, device=device)
     if config.use_peft and loaded.adapter is not None:
         raise UsageError(
             f"{config.model_name_or_path}: already an adapter; leave out use_peft to train it on, "
             "or make a whole model of it first (tether merge)"
         )
-    if config.use_peft:
-        model = add_lora(model, config, seed=config.seed)
-    elif loaded.adapter is None and any(not p.is_floating_point() for p in model.parameters()):
+    whole = not config.use_peft and loaded.adapter is None
+    if whole and any(not p.is_floating_point() for p in loaded.model.parameters()):
         raise ModelError(
             f"{config.model_name_or_path}: quantised weights cannot be tuned whole; add --use-peft"
         )
-    return model, loaded.weights, loaded.adapter, loaded.architecture, loaded.path
+    return loaded

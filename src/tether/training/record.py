@@ -10,6 +10,7 @@ from tether.config.launch import process_count
 from tether.config.train import TrainConfig
 from tether.objectives import OBJECTIVES
 from tether.policies.adapters import trainable
+from tether.policies.load import hash_tensors
 from tether.records.results import RunRecord
 from tether.training.hardware import hardware, versions
 from tether.training.policy import PolicyModel
@@ -38,6 +39,7 @@ def starting_record(
             "compute": "bf16" if uses_bf16(config) else "fp32",
             "weights": policy.weights,
             "adapter": policy.adapter,
+            **({} if policy.start is None else {"start_adapter": hash_tensors(dict(policy.start))}),
             **tokenizer_identity(tokenizer),
         },
         data=prepared.data,

@@ -213,6 +213,7 @@ def _scorer(
         config=config,
         engine=engine,
         without_prompt=kind == "prior",
+        arithmetic="" if kind == "model" else config.adapter_arithmetic,
     )
     return (engine, theirs, tokenizer), named, lambda: (engine, theirs[:RESCORED_ROWS])
 

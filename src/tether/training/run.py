@@ -37,7 +37,7 @@ from tether.tokens.collate import collate
 from tether.tokens.loader import Updates
 from tether.tokens.render import Renderer
 from tether.training import checkpoint
-from tether.training.export import save_model
+from tether.training.export import save_policy
 from tether.training.folder import RunFolder, fingerprint_of
 from tether.training.hardware import peak_memory
 from tether.training.loop import Loop, event, finish, restore, run_updates
@@ -158,7 +158,8 @@ def _parts(
     sharded = wants_shards(config, processes, in_memory=given.memory is not None)
     device = device_of(config.device)
     place = torch.device("cpu") if sharded else device
-    policy = load_policy(config, given.memory, given.shared, device=place)
+    begun = checkpoint.read_start(folder.path / "checkpoints") if folder.started else None
+    policy = load_policy(config, given.memory, given.shared, device=place, start=begun)
     # After loading, so that a run that takes its model over draws the same numbers as one that read it.
     torch.manual_seed(config.seed)
     check_ids(groups, embedding_rows(policy.model))
@@ -172,23 +173,12 @@ def _parts(
     if processes.count > 1:
         held = "shards of the model" if sharded else "a whole copy of the model"
         watcher.note(f"{pairs_explained(config)}; {held} in each")
-    facts = {"weights": policy.weights, "adapter": policy.adapter, **record.data}
-    processes.same({key: facts[key] for key in ("weights", "adapter", "train", "eval")})
+    facts = {**record.model, **record.data}
+    processes.same({key: facts.get(key) for key in ("weights", "adapter", "start_adapter", "train", "eval")})
     return Parts(
-        config,
-        folder,
-        watcher,
-        stop,
-        prepared,
-        tokenizer,
-        stops,
-        policy,
-        evaluators,
-        record,
-        processes,
-        clock,
-        given.shared,
-    )
+        config, folder, watcher, stop, prepared, tokenizer, stops, policy, evaluators, record, processes,
+        clock, given.shared,
+    )  # fmt: skip
 
 
 def _same_run(parts: Parts) -> RunRecord:
@@ -244,6 +234,8 @@ def _run(parts: Parts) -> RunRecord:
         reference.model,
     )
     (folder.path / "checkpoints").mkdir(exist_ok=True)
+    if parts.policy.start is not None and parts.processes.first:
+        checkpoint.save_start(folder.path / "checkpoints", parts.policy.start)
     loop = _loop(parts, engine, reference, sampler, budget)
     for text in warnings(config):
         event(loop, text)
@@ -314,7 +306,12 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
         total=total,
         budget=budget,
         shared=parts.shared,
-        start={"weights": parts.policy.weights, "adapter": parts.policy.adapter, **parts.prepared.names},
+        start={
+            "weights": parts.policy.weights,
+            "adapter": parts.policy.adapter,
+            "begins": config.adapter_arithmetic,
+            **parts.prepared.names,
+        },
     )
 
 
@@ -348,8 +345,7 @@ def _train(parts: Parts, loop: Loop, sampler: Sampler | None) -> RunRecord:
         run_updates(loop)
         parts.clock.lap("training")
         finish(loop)
-        weights = parts.policy.weights
-        save_model(parts.policy.model, parts.tokenizer, path / "model", base_weights=weights, first=first)
+        save_policy(parts.policy, parts.tokenizer, path / "model", first=first)
     except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(path).free / 2**20
         raise ResourceError(

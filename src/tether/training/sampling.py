@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tether.config.train import TrainConfig
 from tether.generation.measure import measure, summarise
 from tether.objectives import needs_reference
+from tether.policies.adapters import has_adapter
 from tether.policies.sharding import in_shards, start_of, within
 from tether.records.protocols import Evaluator
 from tether.records.results import Measurement, Sample, read_lines, write_lines
@@ -41,8 +42,11 @@ class Sampler:
         renderer = Renderer(tokenizer, stops)
         self._prompts: list[Content] = [row.prompt for row in rows]
         self._ids = [renderer.prompt_ids(row.prompt, row.tools, row.template_arguments) for row in rows]
-        # A second copy of the weights, on the CPU until it is needed: the price of an honest KL.
+        # A second copy of what learns: the price of an honest KL. A whole model waits on the CPU.
         self._start: Any = start_of(engine.model)
+        self._moves = (
+            self._start is not None and not has_adapter(engine.model) and not in_shards(engine.model)
+        )
         self.first: list[dict[str, Any]] = []
         self.last: list[dict[str, Any]] = []
 
@@ -51,7 +55,7 @@ class Sampler:
         device = next(self._engine.model.parameters()).device
         model: Any = self._engine.model
         sharded = in_shards(model)
-        if self._start is not None and not sharded:
+        if self._moves:
             self._start.to(device)
         mine = self._mine()
 
@@ -76,7 +80,7 @@ class Sampler:
             measurement, rows = within(
                 model, lambda: within(self._start, lambda: within(self._reference, measured))
             )
-        if self._start is not None and device.type == "cuda" and not sharded:
+        if self._moves and device.type == "cuda":
             self._start.to("cpu")
         if self._engine.processes.count > 1:
             rows = self._joined(rows, mine)

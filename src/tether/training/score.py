@@ -105,8 +105,9 @@ def identity(
     config: TrainConfig,
     engine: Engine,
     without_prompt: bool,
+    arithmetic: str = "",
 ) -> ReferenceIdentity:
-    """Name a reference: what is scored, and how."""
+    """Name a reference: what is scored, and how; `arithmetic` is the part a fresh adapter takes in it."""
     model: Any = engine.model
     device = next(model.parameters()).device
     return ReferenceIdentity(
@@ -130,6 +131,7 @@ def identity(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "machine": platform.machine(),
+            **({"adapter": arithmetic} if arithmetic else {}),
         },
     )
 
