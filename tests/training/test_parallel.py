@@ -16,10 +16,11 @@ from tests.training import jobs
 from tests.training.conftest import rows
 from tests.training.pair import Together
 from tether.config.train import TrainConfig
-from tether.errors import RunFolderError
+from tether.errors import RunFolderError, UsageError
 from tether.policies.artifact import read_artifact
+from tether.policies.load import load_model
 from tether.policies.sharding import blocks
-from tether.training.parallel import ALONE, shares
+from tether.training.parallel import ALONE, SHARE_OF_GPU, Processes, shares, wants_shards
 from tether.training.run import train
 
 pytestmark = pytest.mark.xdist_group("parallel")
@@ -336,6 +337,50 @@ def test_every_group_is_dealt_once_and_no_process_gets_much_more(
     sizes = [prompt + sum(lengths) for prompt, lengths in shapes]
     held = [sum(sizes[group] for group in part) for part in dealt]
     assert max(held) - min(held) <= max(sizes)
+
+
+class TwoOnPaper(Processes):
+    """Two processes that agree on everything."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 2)
+
+    def most(self, value: int) -> int:
+        return value
+
+
+@pytest.mark.parametrize(
+    ("options", "bytes_each", "copies"),
+    [
+        ({"measure_prompts": 0}, 16, True),
+        ({"measure_prompts": 1}, 20, True),
+        ({"measure_prompts": 0, "use_peft": True}, 4, True),
+        ({"parallel": "fsdp"}, 0, False),
+        ({"parallel": "ddp"}, 10**9, True),
+        ({"reference": "moving"}, 10**9, True),
+    ],
+)
+def test_auto_cuts_the_model_up_where_a_copy_would_fill_the_gpu(
+    options: dict[str, Any], bytes_each: int, copies: bool, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"model_name_or_path": str(place / "tied"), "dataset_name": "-", "output_dir": "-"}
+    config = TrainConfig.model_validate({**given, **options})
+    needed = bytes_each * sum(p.numel() for p in load_model(place / "tied").model.parameters())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for free, whole_copies in ((needed / SHARE_OF_GPU + 1, copies), (needed / SHARE_OF_GPU - 1, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, free))
+        settled = config.parallel != "auto" or config.reference == "moving"
+        expected = copies if settled else whole_copies
+        assert wants_shards(config, TwoOnPaper(), in_memory=False) is not expected
+        assert not wants_shards(config, ALONE, in_memory=False)
+
+
+def test_an_object_is_not_cut_up(place: Path) -> None:
+    given = {"model_name_or_path": str(place / "tied"), "dataset_name": "-", "output_dir": "-"}
+    config = TrainConfig.model_validate({**given, "parallel": "fsdp"})
+    with pytest.raises(UsageError, match="needs a model folder"):
+        wants_shards(config, TwoOnPaper(), in_memory=True)
+    assert not wants_shards(config.model_copy(update={"parallel": "auto"}), TwoOnPaper(), in_memory=True)
 
 
 def test_alone_every_exchange_gives_back_what_it_was_given() -> None:
