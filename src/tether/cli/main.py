@@ -3,13 +3,15 @@
 import importlib
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from cyclopts import App, CycloptsError, Group
 
-from tether.config.launch import first_process, first_speaks, process_count
+from tether.config.launch import first_speaks, process_count
 from tether.errors import SaidElsewhere, TetherError, UsageError
 
 TUNE = Group("Tune", sort_key=1)
@@ -36,6 +38,9 @@ COMMANDS = {
     "demo": ("tether.cli.demo:demo", "Tune the bundled model and write its page.", WORLDS),
     "world": ("tether.cli.world:app", "Worlds whose true reward is known.", WORLDS),
 }
+
+LINGER = 5.0
+"""Seconds a process whose error another one tells waits: torchrun kills the rest when any one has ended."""
 
 SEVERAL = ("train", "score")
 """Commands that share their work under torchrun; every other would be run once per process."""
@@ -64,16 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words[0] in ("train", "study") and len(words) == 2 and words[1] in ("--help", "-h"):
             sys.stdout.write(importlib.import_module(f"tether.cli.{words[0]}").help_page())
             sys.exit(0)
-        with first_speaks():
-            if process_count() > 1 and words[0] not in SEVERAL:
-                raise UsageError(f"tether {words[0]} is one process; start it without torchrun")
-        status = app(words, result_action="return_value", exit_on_error=False, print_error=False)
+        status = _run(words)
     except SaidElsewhere as error:
+        time.sleep(LINGER)
         sys.exit(error.exit_code)
     except TetherError as error:
         sys.exit(_fail(error, error.exit_code, debug))
-    except CycloptsError as error:
-        sys.exit(_fail(error, 2, debug) if first_process() else 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
@@ -83,6 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback"
         sys.exit(_fail(text, 1, debug))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run(words: list[str]) -> Any:
+    """Run one command; of several processes the first alone tells what is wrong with the words."""
+    with first_speaks():
+        if process_count() > 1 and words[0] not in SEVERAL:
+            raise UsageError(f"tether {words[0]} is one process; start it without torchrun")
+    try:
+        return app(words, result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        mistake = error
+    with first_speaks():
+        raise UsageError(str(mistake)) from mistake
 
 
 def overview() -> str:
