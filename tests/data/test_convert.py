@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.test_formats import CASES, row
+from tests.data.test_formats import BAD, CASES, GOOD, TOOL, USER, row
 from tether.data.checks import load
 from tether.data.convert import ConvertRecord, convert, differences, format_named, without_origin
 from tether.data.fields import Columns
@@ -115,6 +115,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         ([pair(weight=2)], "trl", "weight"),
         ([pair(probability=0.75)], "trl", "probability"),
         ([pair(margin=1)], "trl", "margin"),
+        (
+            [pair(prompt=[USER], chosen=[GOOD], rejected=[BAD], score_chosen=5, score_rejected=2)],
+            "openai",
+            "scores",
+        ),
+        ([pair(prompt=[USER], chosen=[GOOD], rejected=[BAD], tools=[TOOL])], "axolotl", "tools"),
+        ([pair(chat_template_kwargs={"deep": True})], "nectar", "chat_template_kwargs"),
         ([pair(chosen_logprob=-1.0, rejected_logprob=-2.0)], "trl", "log-probs of the reference"),
         ([pair()], "kto", "which answers belong together"),
         (

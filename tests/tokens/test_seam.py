@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from tests.tiny import CORPUS, tiny_tokenizer
 from tests.tokens.variants import CHATML, chat_tokenizer, sentencepiece_like, unigram
@@ -12,7 +13,16 @@ from tether.data.checks import load
 from tether.records.rows import Preference
 from tether.tokens.seam import Seams
 
+
+def stripping() -> Any:
+    """A tokenizer that drops a text's leading spaces: a word is another token at the start of a text."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip(left=True, right=False)
+    return tokenizer
+
+
 TOKENIZERS = {
+    "stripping": stripping(),
     "byte-level": tiny_tokenizer(),
     "chat": chat_tokenizer(CHATML),
     "metaspace": sentencepiece_like(),

@@ -70,8 +70,11 @@ def test_rows_left_out_are_the_dropped_ones_also_where_pairs_are_taken_apart(
     assert all([c.role for c in group.completions][1:] == ["kl"] for group in prepared.train.groups)
 
 
+@pytest.mark.parametrize("loss_type", ["aot", "simpo", "sft"])
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_an_update_of_several_turns_does_not_depend_on_how_it_is_cut(layout: str, make_config: Make) -> None:
+def test_an_update_of_several_turns_does_not_depend_on_how_it_is_cut(
+    layout: str, loss_type: str, make_config: Make
+) -> None:
     using = renderer(CHAT, "<|im_end|>", score_turns="all")
     rows = [
         Preference(
@@ -87,12 +90,19 @@ def test_an_update_of_several_turns_does_not_depend_on_how_it_is_cut(layout: str
     batch = collate(using.encode_all(rows))
     assert batch.scored is not None and not bool(batch.scored.all())
     model = tiny_model("llama", vocab_size=len(CHAT))
-    config = make_config(loss_type="aot", reference="none")
+    config = make_config(loss_type=loss_type, reference="none")
 
     def gradient(layout: str, budget: int) -> tuple[torch.Tensor, float]:
         model.zero_grad(set_to_none=True)
         engine = Engine(model, config, layout, 64, nullcontext)  # type: ignore[arg-type]
-        loss = update_gradient(engine, batch, None, budget).loss
+        scored = update_gradient(engine, batch, None, budget)
+        policy, loss = scored.inputs.policy, scored.loss
+        assert policy.counts.tolist() == batch.scored_lengths.tolist()
+        assert policy.tokens is not None and len(policy.tokens) == int(batch.scored_lengths.sum())
+        if loss_type == "sft":  # the mean over the chosen side's scored tokens, and no others
+            chosen = batch.with_role("chosen")
+            mean = float(policy.sums[chosen].sum() / batch.scored_lengths[chosen].sum())
+            assert loss == pytest.approx(-mean, rel=1e-5)
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), loss
 
     oracle, expected = gradient("padded", 100_000)
