@@ -103,11 +103,10 @@ def stronger(plan: Mapping[str, Any], name: str, place: Path, which: str) -> Non
         source / "model",
         more / "train.jsonl",
         folder,
-        beta=other["beta"],
         seed=other["seed"],
         measure_prompts=0,
         save_strategy="no",
-        **given,
+        **{**given, "beta": other["beta"], "num_train_epochs": other["num_train_epochs"]},
     )
 
 
@@ -150,6 +149,9 @@ def measured(name: str, place: Path, study: str, cells: Iterable[CellRecord]) ->
             "entropy": found.entropy,
             "fluent": None,
         }
+        if cell is None and start is not None and isinstance(world, Enumerable):
+            others = {k: place / k / "model" for k in NAMES if (place / k / "model").is_dir()}
+            row["stronger"] = {k: exactly(world, path, start) for k, path in others.items()}
         if start is not None and isinstance(world, Enumerable):
             model = folder / "cells" / cell.cell_id / "model" if cell else place / "world" / "model"
             row |= exactly(world, model, start)
@@ -345,7 +347,7 @@ def _curves(name: str, table: Table) -> str:
     start = table.start()
     lines = [
         f"### {name}\n",
-        f"Start model: reward {start['reward']:.2f}, {start['tokens']:.1f} tokens.\n",
+        f"Start model: reward {start['reward']:.2f}, {start['tokens']:.1f} tokens.{_references(table)}\n",
         "| study | arm | beta | reward | KL | tokens | fluent | policy accuracy | degenerate |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -362,6 +364,15 @@ def _curves(name: str, table: Table) -> str:
             f"| {study} | {loss}, {reference} | {strength} | {' | '.join(shown)} | {broken} of {len(rows)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _references(table: Table) -> str:
+    """Say how strong the other references are: the premise of the third question."""
+    found: dict[str, Row] = {}
+    for row in table.rows:
+        found |= row.get("stronger", {})
+    told = [f"{name} {row['reward']:.2f} (KL from start {row['kl']:.1f})" for name, row in found.items()]
+    return f" Other references, reward: {', '.join(told)}." if told else ""
 
 
 def _average(rows: Sequence[Row], name: str) -> float | None:
