@@ -5,7 +5,6 @@ What is run and what is claimed stands in studies/*.yaml, fixed before running. 
 """
 
 import argparse
-import json
 import math
 import random
 import sys
@@ -19,7 +18,7 @@ from scipy import stats
 
 from tether import api
 from tether.config.study import build_study
-from tether.records.results import read_lines, write_json, write_lines, write_text
+from tether.records.results import read_lines, write_lines, write_text
 from tether.records.study import CellMeasures, CellRecord
 from tether.worlds import WORLDS, Enumerable
 
@@ -383,12 +382,12 @@ def _average(rows: Sequence[Row], name: str) -> float | None:
 PREFACE = """# Results in worlds
 
 Claims of the literature in worlds whose true reward is known, from `{command}`: worlds, grids, seeds and
-claims were fixed in `studies/` before the first run. **supported** means that the 95 % interval of the difference (a t
-interval over seeds, paired) lies above 0, **contradicted** below; in the listed worlds reward, KL, length and
-fluency of each trained model are exact, so seeds are the only noise.
+claims were fixed in `studies/` before the first run. **supported** means that the 95 % interval of the
+difference (a t interval over seeds, paired) lies above 0, **contradicted** below; in the listed worlds
+reward, KL, length and fluency of each trained model are exact, so seeds are the only noise.
 
-"Best beta" is chosen by the true reward here, on the same models: an oracle no user has, which flatters every arm
-alike. The worlds are small; what holds in them is evidence about the method, not about your model.
+"Best beta" is chosen by the true reward here, on the same models: an oracle no user has, which flatters every
+arm alike. The worlds are small; what holds in them is evidence about the method, not about your model.
 """
 
 
