@@ -388,6 +388,8 @@ reward, KL, length and fluency of each trained model are exact, so seeds are the
 
 "Best beta" is chosen by the true reward here, on the same models: an oracle no user has, which flatters every
 arm alike. The worlds are small; what holds in them is evidence about the method, not about your model.
+"Not run" is what was stopped before its turn. The third question needs references that are stronger than the
+start model: their rewards are printed under each world, and where one is weaker its line says nothing.
 """
 
 
