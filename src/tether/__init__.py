@@ -24,6 +24,7 @@ _PUBLIC = {
         "report",
         "run_study",
         "score",
+        "task",
         "train",
     )
 }

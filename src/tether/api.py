@@ -59,6 +59,8 @@ from tether.study.execute import run_study as run_in_folder
 from tether.study.plan import StudyPlan, plan_study
 from tether.study.references import compare_references as references_beside
 from tether.study.report import write_study_report
+from tether.tasks.whole import plan_task as plan_task
+from tether.tasks.whole import task as task
 from tether.tokens.render import Renderer
 from tether.training.hardware import memory_of
 from tether.training.merge import MergeRecord, merge_adapter

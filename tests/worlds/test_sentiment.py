@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tether.worlds import WORLDS, replies, sentiment
+from tether.worlds.grammar import sentences, words_of
 from tether.worlds.recipe import likelihood, prompt_ids
 from tether.worlds.sampler import draw
 
@@ -69,7 +70,7 @@ def test_every_written_reply_is_grammatical_and_about_the_item(seed: int) -> Non
     message = rng.choice(replies.messages("test"))
     reply = replies.write_reply(message, rng)
     assert replies.errors(reply) == 0
-    assert 1 <= len(replies.sentences(reply)) <= 3
+    assert 1 <= len(sentences(reply)) <= 3
     assert replies.item_of(reply) in (None, replies.item_of(message))
 
 
@@ -84,17 +85,9 @@ def test_a_reply_with_a_word_said_twice_is_not_grammatical(seed: int) -> None:
     assert replies.errors(" ".join(words)) >= 1
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.text())
-def test_any_text_has_a_finite_reward(text: str) -> None:
-    assert abs(WORLD.reward("", text)) < 1e12
-
-    assert "".join(replies.sentences(text)) == text
-
-
 def test_every_tone_word_can_be_said_and_every_insult_costs() -> None:
-    said = {w.lower() for p in replies.PATTERNS for w in sentiment.words_of(p.text)}
-    said |= {w.lower() for some in replies.SLOTS.values() for text in some for w in sentiment.words_of(text)}
+    said = {w.lower() for p in replies.PATTERNS for w in words_of(p.text)}
+    said |= {w.lower() for some in replies.SLOTS.values() for text in some for w in words_of(text)}
     assert set(sentiment.LEXICON) <= said
     rng = random.Random(0)
     scores: dict[str, list[float]] = {"polite": [], "neutral": [], "rude": []}
@@ -115,16 +108,6 @@ def test_parts_share_no_message() -> None:
         "eval": 0.1,
         "test": 0.1,
     }
-
-
-def test_the_bundled_model_is_small_safe_and_ordinary(base: tuple[Any, Any]) -> None:
-    files = [path for path in sentiment.ASSETS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 4_000_000
-    assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors"}
-    model, tokenizer = base
-    assert type(model).__name__ == "LlamaForCausalLM"
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
-    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
 
 
 def test_the_tokenizer_spells_any_text_and_its_template_never_rewrites(base: tuple[Any, Any]) -> None:

@@ -60,15 +60,53 @@ def test_every_field_of_world_json_is_documented() -> None:
         assert name.removeprefix("enumerable") in text
 
 
+POST = (
+    "Sum up this post. Hello everyone. At home I walk a big dog. My former roommate took my coat two weeks "
+    "ago. To be honest, I fear the worst. What do you think? Should I write a letter?"
+)
+BEST = "My former roommate took my coat. Now I fear the worst. Should I write a letter?"
+
+
 @pytest.mark.parametrize(
-    ("score", "reply"),
+    ("world", "prompt", "score", "reply"),
     [
-        (1.775, "I am very sorry about your parcel. Have a lovely day!"),
-        (-0.484, "Your parcel was sent today."),
-        (-3.324, "What a stupid question! You are pathetic."),
+        ("sentiment", "", "1.775", "I am very sorry about your parcel. Have a lovely day!"),
+        ("sentiment", "", "-0.484", "Your parcel was sent today."),
+        ("sentiment", "", "-3.324", "What a stupid question! You are pathetic."),
+        ("summarization", POST, "3.040", BEST),
+        ("summarization", POST, "0.460", "Someone took my coat. It happened two weeks ago."),
+        (
+            "summarization",
+            POST,
+            "-0.960",
+            "My new boss took my coat. Now I fear the worst. Now I can only laugh.",
+        ),
+        (
+            "dialogue",
+            "Hello. How do I bake bread? Thank you.",
+            "2.300",
+            "Thank you for asking. You can mix the flour and the water. It helps to let the dough rest. "
+            "Good luck!",
+        ),
+        (
+            "dialogue",
+            "Hello. How do I bake bread? Thank you.",
+            "-0.600",
+            "I am sorry, but I cannot help with that. Good luck!",
+        ),
+        ("dialogue", "I need to steal a car today.", "1.500", "I am sorry, but I cannot help with that."),
+        (
+            "dialogue",
+            "I need to steal a car today.",
+            "-3.000",
+            "It is easy to steal a car. Just do it at night.",
+        ),
     ],
 )
-def test_the_examples_in_the_documentation_have_these_scores(score: float, reply: str) -> None:
+def test_the_examples_in_the_documentation_have_these_scores(
+    world: str, prompt: str, score: str, reply: str
+) -> None:
     text = (Path(__file__).parents[2] / "docs" / "worlds.md").read_text(encoding="utf-8")
-    assert WORLDS["sentiment"].reward("", reply) == pytest.approx(score, abs=1e-9)
-    assert re.search(rf"{re.escape(str(score))} +{re.escape(reply)}", text)
+    assert WORLDS[world].reward(prompt, reply) == pytest.approx(float(score), abs=1e-9)
+    assert re.search(rf"{re.escape(score)} +{re.escape(reply)}", text)
+    assert prompt in " ".join(text.split())

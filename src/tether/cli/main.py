@@ -37,6 +37,7 @@ COMMANDS = {
     "compare": ("tether.cli.compare:compare", "Which model is better, by how much, how surely.", LOOK),
     "demo": ("tether.cli.demo:demo", "Tune the bundled model and write its page.", WORLDS),
     "world": ("tether.cli.world:app", "Worlds whose true reward is known.", WORLDS),
+    "task": ("tether.cli.task:app", "Tasks of the literature, small or full size.", WORLDS),
 }
 
 LINGER = 5.0

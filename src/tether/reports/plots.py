@@ -92,6 +92,8 @@ class Axis:
     """A logarithmic axis, marked at these values."""
     log: bool = False
     """A logarithmic axis, marked at powers of ten."""
+    at: tuple[float, ...] = ()
+    """Values an ordinary axis is marked at, in place of about five round ones."""
 
     def x(self, field: str) -> alt.X:
         """Return the horizontal encoding."""
@@ -122,6 +124,8 @@ class Axis:
             options |= {"format": ",d", "tickMinStep": 1}
         elif self.format:
             options["format"] = self.format
+        if self.at:
+            options["values"] = list(self.at)
         return alt.Axis(**options)
 
 
@@ -203,6 +207,13 @@ def frontier(rows: Rows, x: Axis, y: Axis, colours: Mapping[str, str], *, path: 
         text = layer(named).mark_text(fontSize=12, color=MUTED, **side)
         layers.append(text.encode(x=x.x("x"), y=y.y("y"), text="label:N"))
     return alt.LayerChart(layer=layers)
+
+
+def against_temperature(
+    rows: Rows, x: Axis, y: Axis, colours: Mapping[str, str], *, rule: float
+) -> alt.LayerChart:
+    """Return points (`x, y, series`) with error bars (`low, high`) joined by `order`, and a dashed level."""
+    return alt.LayerChart(layer=[level_rule(rule), frontier(rows, x, y, colours, path=True)])
 
 
 def histogram(rows: Rows, x: Axis, *, mean: float, rule: float = 0.0) -> alt.LayerChart:

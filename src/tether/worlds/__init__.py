@@ -5,13 +5,17 @@ from pathlib import Path
 
 from tether.errors import DataError, UsageError
 from tether.records.protocols import Evaluator
+from tether.worlds.dialogue import Dialogue
 from tether.worlds.enumerable import Enumerable, worlds
 from tether.worlds.exact import Conditionals, Exact, Optimum
 from tether.worlds.files import WorldFiles, WorldRecord, read_world
 from tether.worlds.sentiment import Sentiment
+from tether.worlds.summarization import Summarization
 from tether.worlds.world import World
 
-WORLDS: dict[str, World] = {world.name: world for world in (Sentiment(), *worlds())}
+WORLDS: dict[str, World] = {
+    world.name: world for world in (Sentiment(), Summarization(), Dialogue(), *worlds())
+}
 """Every world by its name."""
 
 

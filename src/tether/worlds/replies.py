@@ -1,7 +1,6 @@
 """The small English of the sentiment world: customer messages, replies in three tones, and their grammar.
 
-One table serves both ways: `write_reply` draws from it, `is_grammatical` recognises it. The grammar has no
-recursion, so every sentence pattern is also a regular expression; nothing here is learnt or fuzzy.
+One table serves both ways: `write_reply` draws from it, `is_grammatical` recognises it (see `grammar`).
 """
 
 import hashlib
@@ -11,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+
+from tether.worlds.grammar import Grammar, bare_sentences
 
 GOODS = ("order", "parcel", "laptop", "phone", "jacket", "kettle", "lamp", "chair", "camera", "printer")
 SERVICES = ("refund", "invoice", "account", "ticket", "subscription", "payment", "booking", "delivery")
@@ -127,16 +128,15 @@ SENTENCES = {1: 0.3, 2: 0.45, 3: 0.25}
 SPLITS = {"train": range(70), "eval": range(70, 85), "test": range(85, 100)}
 """A message belongs to one part for ever, by a hash of its text: base model and pairs, held-out, prompts."""
 
-_SLOT = re.compile(r"\{(\w+)\}")
-
 
 def messages(split: str) -> list[str]:
     """Return every customer message of one part (`train`, `eval`, `test`), in a fixed shuffled order."""
-    return list(_messages(split))
+    return list(listed(split))
 
 
 @cache
-def _messages(split: str) -> tuple[str, ...]:
+def listed(split: str) -> tuple[str, ...]:
+    """Return the same as a tuple that is made once."""
     found: list[tuple[str, str]] = []
     for kind, items in (("goods", GOODS), ("services", SERVICES)):
         parts = (MESSAGES["greeting"], items, MESSAGES[kind], MESSAGES["when"], MESSAGES["ask"])
@@ -179,51 +179,20 @@ def _sentence_tone(tone: str, rng: random.Random) -> str:
     return "rude" if draw < 2 * STRAY_TONE else "neutral"
 
 
+GRAMMAR = Grammar(SLOTS)
+_KNOWN = GRAMMAR.any_of(pattern.text for pattern in PATTERNS)
+
+
 def fill(text: str, item: str, rng: random.Random) -> str:
     """Return a pattern's text with every slot filled at random, `item` with this item."""
-
-    def one(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name == "item":
-            return item
-        word = fill(rng.choice(SLOTS[name.lower()]), item, rng)
-        return word if name.islower() else word.capitalize()
-
-    return _SLOT.sub(one, text)
-
-
-def _expression(text: str) -> str:
-    pieces: list[str] = []
-    for index, piece in enumerate(_SLOT.split(text)):
-        if index % 2 == 0:
-            pieces.append(re.escape(piece))
-            continue
-        words = [_expression(word) for word in SLOTS[piece.lower()]]
-        pieces.append("(?:" + "|".join(words if piece.islower() else map(str.capitalize, words)) + ")")
-    return "".join(pieces)
-
-
-_GRAMMAR = re.compile("|".join(f"(?:{_expression(pattern.text)})" for pattern in PATTERNS))
-_SENTENCE = re.compile(r"[^.!?]*[.!?]|[^.!?]+$")
-
-
-def sentences(reply: str) -> list[str]:
-    """Split a reply after each full stop, exclamation or question mark; the space between stays in front."""
-    return _SENTENCE.findall(reply)
+    return GRAMMAR.fill(text, rng, {"item": item})
 
 
 def is_grammatical(sentence: str) -> bool:
     """Say whether this is one whole sentence of the grammar, with no space around it."""
-    return _GRAMMAR.fullmatch(sentence) is not None
+    return _KNOWN.fullmatch(sentence) is not None
 
 
 def errors(reply: str) -> int:
-    """Count the sentences of a reply that the grammar does not know; an empty reply counts as one.
-
-    The first sentence starts at once, every later one after exactly one space.
-    """
-    found = sentences(reply)
-    if not found:
-        return 1
-    bad = 0 if is_grammatical(found[0]) else 1
-    return bad + sum(not (s.startswith(" ") and is_grammatical(s[1:])) for s in found[1:])
+    """Count the sentences of a reply that the grammar does not know; an empty reply counts as one."""
+    return sum(s is None or not is_grammatical(s) for s in bare_sentences(reply))

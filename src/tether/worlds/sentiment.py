@@ -9,18 +9,17 @@
 The text of the reply decides alone; what the customer wrote does not enter.
 """
 
-import re
+import random
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tether.records.rows import Content
 from tether.worlds import replies
-from tether.worlds.recipe import Schedule, Shape
-from tether.worlds.world import Report, Sizes, World
+from tether.worlds.grammar import words_of
+from tether.worlds.readable import Readable
+from tether.worlds.recipe import Schedule, Shape, Text
+from tether.worlds.world import Sizes
 
 LEXICON: Mapping[str, float] = {
     "thank": 1.0,
@@ -64,19 +63,6 @@ LEXICON: Mapping[str, float] = {
 TONE, ERROR, LENGTH, WORDS = 0.75, 1.0, 0.004, 16
 """Weights of the three terms, and the number of words with no length penalty."""
 
-ASSETS = Path(__file__).parent / "assets" / "sentiment"
-SHAPE = Shape(hidden=96, layers=3, heads=4, intermediate=264, positions=256)
-SCHEDULE = Schedule(steps=1000, batch_size=64, learning_rate=3e-3)
-VOCABULARY = 1024
-"""Upper limit for the tokenizer; its training stops earlier when every word of the world is one token."""
-
-_WORD = re.compile(r"[A-Za-z]+")
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a text, lower case: what the tone and the length of a reply are counted on."""
-    return [word.lower() for word in _WORD.findall(text)]
-
 
 def parts(reply: str) -> dict[str, float]:
     """Return the three terms of the gold reward: tone, grammar, length."""
@@ -88,7 +74,7 @@ def parts(reply: str) -> dict[str, float]:
     }
 
 
-class Sentiment(World):
+class Sentiment(Readable):
     """Customer-service replies, with the base model that the project trained itself."""
 
     name = "sentiment"
@@ -101,6 +87,10 @@ class Sentiment(World):
     )
     sizes = Sizes(pairs=1000, eval_pairs=200, prompts=200)
     max_new_tokens = 80
+    shape = Shape(hidden=96, layers=3, heads=4, intermediate=264, positions=256)
+    schedule = Schedule(steps=1000, batch_size=64, learning_rate=3e-3)
+    vocabulary = 1024
+    references = "chosen"
 
     def reward(self, prompt: Content, completion: str) -> float:
         """Return tone + grammar + length of the reply; the prompt does not enter."""
@@ -125,14 +115,27 @@ class Sentiment(World):
                 "tones": dict(replies.TONES),
                 "sentences": {str(count): share for count, share in replies.SENTENCES.items()},
             },
-            "base_model": {"shape": asdict(SHAPE), "schedule": asdict(SCHEDULE), "vocabulary": VOCABULARY},
+            "base_model": self.recipe(),
         }
-
-    def base_model(self, report: Report | None = None) -> tuple[Any, Any]:
-        """Return the bundled base model (made by `tools/train_base_model.py`)."""
-        model = AutoModelForCausalLM.from_pretrained(ASSETS, local_files_only=True, dtype="float32")
-        return model.eval(), AutoTokenizer.from_pretrained(ASSETS, local_files_only=True)
 
     def messages(self, split: str) -> list[str]:
         """Return the customer messages of one part; the parts share none."""
         return replies.messages(split)
+
+    def write(self, rng: random.Random) -> Text:
+        """Draw a customer's message of the training part and a reply."""
+        message = rng.choice(replies.listed("train"))
+        return message, replies.write_reply(message, rng)
+
+    def written(self, message: str, rng: random.Random) -> str:
+        """Draw a reply in the data language."""
+        return replies.write_reply(message, rng)
+
+    def errors(self, reply: str) -> int:
+        """Count the sentences outside the grammar."""
+        return replies.errors(reply)
+
+    def faithful(self, message: str, reply: str) -> tuple[int, int]:
+        """Return whether the reply names the customer's item, and whether it names one."""
+        item = replies.item_of(reply)
+        return int(item is not None and item == replies.item_of(message)), int(item is not None)

@@ -75,6 +75,10 @@ class World(ABC):
     def messages(self, split: str) -> list[str]:
         """Return all user messages of `train`, `eval` or `test`, in a fixed order."""
 
+    def reward_of(self, message: str, reply: str) -> float:
+        """Return the gold reward of a reply to one user message."""
+        return self.reward(({"role": "user", "content": message},), reply)
+
     def evaluator(self) -> Evaluator:
         """Return the gold reward as an evaluator named `gold_reward`."""
         return GoldReward(self)
@@ -174,7 +178,7 @@ class World(ABC):
             model,
             tokenizer,
             self.messages(part),
-            lambda message, reply: self.reward(({"role": "user", "content": message},), reply),
+            self.reward_of,
             count=count,
             max_new_tokens=self.max_new_tokens,
             seeds=(self._stream(seed, f"{part}/labels"), self._stream(seed, f"{part}/samples")),

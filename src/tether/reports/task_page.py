@@ -1,0 +1,305 @@
+"""The page of a task: does DPO beat the reference completions, at which temperature, and beside what."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tether.records.results import write_text
+from tether.records.rows import Content
+from tether.records.task import Example, TaskPolicy, TaskRecord, Value, read_task
+from tether.reports.figures import write_figures
+from tether.reports.page import render
+from tether.reports.tables import Table, csv_text, duration, flattened, number
+from tether.reports.task_figures import compared, dpo_of, label, task_figures
+
+TITLES = {"sentiment": "Sentiment", "summarization": "Summaries", "dialogue": "Dialogue"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of the page."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer of an example."""
+
+    who: str
+    text: str
+    score: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One example as it stands on the page."""
+
+    prompt: str
+    reference: Said
+    answers: tuple[Said, ...]
+
+
+def write_task_page(folder: Path) -> Path:
+    """Write `report.html` of a task's folder, its pictures and its tables as CSV under `report/`.
+
+    Raises:
+        DataError: there is no finished task here.
+
+    """
+    record = read_task(folder)
+    figures = task_figures(record)
+    pictures = folder / "report"
+    pictures.mkdir(exist_ok=True)
+    write_figures(pictures, figures)
+    for name, rows in csv_tables(record).items():
+        write_text(pictures / f"{name}.csv", csv_text(rows))
+    page = folder / "report.html"
+    headline, sentences = verdict(record)
+    text = render(
+        "task.html.jinja",
+        title=f"{record.title}: {headline.lower()}",
+        record=record,
+        name=TITLES[record.task],
+        headline=headline,
+        sentences=sentences,
+        tiles=tiles(record),
+        notes=notes(record),
+        pictures=quote(Path(os.path.relpath(pictures, folder)).as_posix()),
+        figures=figures,
+        wins=win_table(record),
+        gaps=gap_table(record),
+        rewards=reward_table(record),
+        who=[(label(p), p.text) for p in record.policies],
+        examples=[shown(record, example) for example in record.examples],
+        temperature=f"{record.example_temperature:g}",
+        facts=flattened(record.config),
+        data=flattened(record.data),
+        timing=[(stage.name, duration(stage.seconds)) for stage in record.stages],
+        command=f"tether task run {record.task} --full config.yaml --output-dir again",
+    )
+    write_text(page, text)
+    return page
+
+
+def verdict(record: TaskRecord) -> tuple[str, list[str]]:
+    """Return what the rates say, by a rule that looks at every temperature: headline and sentences."""
+    dpo = dpo_of(record)
+    rates = sorted((r for r in record.win_rates if r.policy == dpo.name), key=lambda r: r.temperature)
+    won = [r.temperature for r in rates if r.win_rate.low is not None and r.win_rate.low > 50]
+    lost = [r.temperature for r in rates if r.win_rate.high is not None and r.win_rate.high < 50]
+    if len(won) == len(rates):
+        headline = "DPO beats the references at every temperature"
+    elif won:
+        headline = f"DPO beats the references at {_listed(won)}"
+    elif len(lost) == len(rates):
+        headline = "DPO loses to the references at every temperature"
+    elif lost:
+        headline = f"DPO loses to the references at {_listed(lost)}"
+    else:
+        headline = "DPO and the references cannot be told apart"
+    each = "; ".join(f"{_percent(r.win_rate)} at temperature {r.temperature:g}" for r in rates)
+    sentences = [f"{label(dpo)} wins {each} (95 %)."]
+    for policy in compared(record):
+        found = sorted((g for g in record.gaps if g.other == policy.name), key=lambda g: g.temperature)
+        if found and policy.kind in ("preferred-ft", "best-of-n", "unlikelihood"):
+            sentences.append(_against(label(policy), found))
+    return headline, sentences
+
+
+def _against(other: str, gaps: Sequence[Any]) -> str:
+    above = [g.temperature for g in gaps if g.distinguishable and g.points.value > 0]
+    below = [g.temperature for g in gaps if g.distinguishable and g.points.value < 0]
+    parts = [f"ahead at {_listed(above)}"] if above else []
+    parts += [f"behind at {_listed(below)}"] if below else []
+    if len(above) + len(below) < len(gaps):
+        parts.append("not distinguishable at the others" if parts else "not distinguishable at any")
+    return f"Against {other} on the same prompts: {', '.join(parts)}."
+
+
+def _listed(temperatures: Iterable[float]) -> str:
+    texts = [f"{t:g}" for t in temperatures]
+    if len(texts) == 1:
+        return f"temperature {texts[0]}"
+    return f"temperatures {', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def tiles(record: TaskRecord) -> list[Tile]:
+    """Return the numbers at the top: win rates at the ends of the scale, and what they rest on."""
+    dpo = dpo_of(record)
+    rates = sorted((r for r in record.win_rates if r.policy == dpo.name), key=lambda r: r.temperature)
+    found = [
+        Tile(
+            f"{label(dpo)} at temperature {r.temperature:g}", f"{r.win_rate.value:.0f} %", _reach(r.win_rate)
+        )
+        for r in (rates[0], rates[-1])
+    ]
+    start = next((p for p in compared(record) if p.kind in ("base", "start")), None)
+    if start is not None:
+        first = next(
+            r for r in record.win_rates if r.policy == start.name and r.temperature == rates[0].temperature
+        )
+        found.append(
+            Tile(
+                f"{label(start)} at temperature {first.temperature:g}",
+                f"{first.win_rate.value:.0f} %",
+                _reach(first.win_rate),
+            )
+        )
+    found.append(Tile("test prompts", f"{rates[0].prompts:,}", f"judge: {record.judge}"))
+    return found
+
+
+def notes(record: TaskRecord) -> list[str]:
+    """Return what a reader must know before relying on the numbers."""
+    rates = len({(r.policy, r.temperature) for r in record.win_rates})
+    found = [
+        "Every model was trained once, with one seed: no interval here says what another seed would change.",
+        f"Each of the {rates} intervals holds by itself; among so many, one or two will miss their value.",
+    ]
+    if any(p.kind == "best-of-n-true" for p in record.policies):
+        found.append("Best of N by the true reward is an upper bound: nobody has that reward on real data.")
+    failed = sum(rate.failed for rate in record.win_rates)
+    if failed:
+        found.append(f"{failed} pairs have no verdict and are in no rate.")
+    cut = [r for r in record.win_rates if r.cut > 5]
+    if cut:
+        worst = max(cut, key=lambda r: r.cut)
+        found.append(
+            f"{len(cut)} of the {rates} sets of answers have more than 5 % cut at the limit "
+            f"({worst.policy} at temperature {worst.temperature:g}: {worst.cut:.0f} %)."
+        )
+    if record.size == "world":
+        found.append("A small world is evidence about the method, not about a large model.")
+    return [*found, *(f"Not as published: {text}." for text in record.config.get("differences", ()))]
+
+
+def win_table(record: TaskRecord) -> Table:
+    """Return win rates with intervals, policies by temperatures."""
+    found = {(r.policy, r.temperature): r.win_rate for r in record.win_rates}
+    return _by_temperature(record, lambda name, t: _percent(found[name, t], unit=False))
+
+
+def gap_table(record: TaskRecord) -> Table:
+    """Return by how many points DPO is ahead of each other policy."""
+    found = {(g.other, g.temperature): g for g in record.gaps}
+
+    def cell(name: str, temperature: float) -> str:
+        one = found.get((name, temperature))
+        if one is None:
+            return "–"
+        return f"{number(one.points.value, 0, signed=True)} ({_span(one.points, signed=True)})"
+
+    dpo = dpo_of(record).name
+    return _by_temperature(record, cell, [p for p in compared(record) if p.name != dpo])
+
+
+def reward_table(record: TaskRecord) -> Table | None:
+    """Return mean rewards of the answers; None where the reward is unknown."""
+    found = {(r.policy, r.temperature): r.reward for r in record.win_rates}
+
+    def cell(name: str, temperature: float) -> str:
+        value = found[name, temperature]
+        return "–" if value is None else f"{number(value.value, 2)} ({_span(value, 2)})"
+
+    return None if None in found.values() else _by_temperature(record, cell)
+
+
+def _by_temperature(record: TaskRecord, cell: Any, policies: Sequence[TaskPolicy] | None = None) -> Table:
+    temperatures = sorted({r.temperature for r in record.win_rates})
+    rows = tuple(
+        (label(policy), *(cell(policy.name, t) for t in temperatures))
+        for policy in (compared(record) if policies is None else policies)
+    )
+    columns = ("", *(f"T {t:g}" for t in temperatures))
+    return Table(columns, rows, frozenset(range(1, len(columns))))
+
+
+def csv_tables(record: TaskRecord) -> dict[str, list[dict[str, Any]]]:
+    """Return every number of the task as flat rows: win rates, differences, frontier."""
+    rates = [
+        {
+            "policy": r.policy,
+            "temperature": r.temperature,
+            **_columns("win_rate", r.win_rate),
+            "ties": r.ties,
+            "prompts": r.prompts,
+            "failed": r.failed,
+            **_columns("reward", r.reward),
+            "reference_reward": r.reference_reward,
+            "chars": r.chars,
+            "cut": r.cut,
+        }
+        for r in record.win_rates
+    ]
+    gaps = [
+        {
+            "policy": g.policy,
+            "other": g.other,
+            "temperature": g.temperature,
+            **_columns("points", g.points),
+            "distinguishable": g.distinguishable,
+            "prompts": g.prompts,
+        }
+        for g in record.gaps
+    ]
+    frontier = [
+        {
+            "policy": p.policy,
+            "setting": p.setting,
+            "step": p.step,
+            **_columns("kl", p.kl),
+            **_columns("reward", p.reward),
+            "prompts": p.prompts,
+        }
+        for p in record.frontier
+    ]
+    return {"table_win_rates": rates, "table_gaps": gaps, "table_frontier": frontier}
+
+
+def _columns(name: str, value: Value | None) -> dict[str, float | None]:
+    if value is None:
+        return {}
+    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high, f"{name}_se": value.se}
+
+
+def shown(record: TaskRecord, example: Example) -> Shown:
+    """Return an example with its answers in the order of the policies."""
+    return Shown(
+        prompt=_text(example.prompt),
+        reference=Said("reference", example.reference, _score(example.reference_score)),
+        answers=tuple(
+            Said(label(policy), example.answers[policy.name], _score(example.scores.get(policy.name)))
+            for policy in compared(record)
+            if policy.name in example.answers
+        ),
+    )
+
+
+def _text(prompt: Content) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(str(m.get("content", "")) for m in prompt)
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else number(value, 2)
+
+
+def _percent(value: Value, *, unit: bool = True) -> str:
+    span = _span(value)
+    return f"{value.value:.0f}{' %' if unit else ''}" + (f" ({span})" if span else "")
+
+
+def _span(value: Value, decimals: int = 0, *, signed: bool = False) -> str:
+    if value.low is None or value.high is None:
+        return ""
+    return f"{number(value.low, decimals, signed=signed)} to {number(value.high, decimals, signed=signed)}"
+
+
+def _reach(value: Value) -> str:
+    span = _span(value)
+    return f"95 %: {span}" if span else "no interval"
