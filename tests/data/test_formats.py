@@ -545,3 +545,10 @@ def test_a_5_mb_implicit_pair_is_split_quickly() -> None:
 def test_completions_are_records_of_the_row() -> None:
     assert row(PAIR).completions == (Completion("chosen", "a"), Completion("rejected", "b"))
     assert row(PAIR).row_id == "f.jsonl:1"
+
+
+def test_a_history_that_is_no_list_is_complained_about() -> None:
+    row = {"instruction": "", "chosen_response": "a", "rejected_response": "b", "history": 1.0}
+    format_ = next(f for f in FORMATS if f.name == "argilla")
+    with pytest.raises(RowProblem, match="history"):
+        parse(format_, RawRow(Origin("f", 0), row))

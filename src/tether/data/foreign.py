@@ -111,7 +111,10 @@ def _chat(columns: Columns, question: str) -> tuple[Message, ...]:
     system = columns.optional_text("system")
     if system:
         messages.append({"role": "system", "content": system})
-    for index, turn in enumerate(columns.get("history") or []):
+    history = columns.get("history") or []
+    if not isinstance(history, list):
+        raise RowProblem("history", f"is {type_name(history)}, must be a list of [question, answer]")
+    for index, turn in enumerate(history):
         if not isinstance(turn, list) or len(turn) != 2:
             raise RowProblem(f"history[{index}]", f"is {type_name(turn)}, must be [question, answer]")
         messages.append({"role": "user", "content": as_text(turn[0], f"history[{index}][0]")})

@@ -25,7 +25,9 @@ ROW_KEYS = (
     *(
         name
         for name, field in TrainConfig.model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("group") == "Data"
+        if isinstance(field.json_schema_extra, dict)
+        and field.json_schema_extra.get("group") == "Data"
+        and name != "split_seed"  # `choice_seed` says what it comes to
     ),
 )
 """Config keys that decide what the rows look like to a run, beside `seed` and what its objectives read."""
