@@ -122,7 +122,9 @@ def test_verdicts_on_something_else_are_not_written_over(two, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stop_keeps_what_was_asked(two, tmp_path: Path, number: int, status: int) -> None:
+def test_a_stop_keeps_what_was_asked(
+    two, tmp_path: Path, request: pytest.FixtureRequest, number: int, status: int
+) -> None:
     stop_at = 5
 
     def reply(body: dict) -> dict:
@@ -133,6 +135,9 @@ def test_a_stop_keeps_what_was_asked(two, tmp_path: Path, number: int, status: i
 
     stub = Stub(reply)
     out = tmp_path / "v.jsonl"
+    # A shell starts background jobs deaf to Ctrl-C; this test is not about that.
+    before_it = signal.signal(number, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(number, before_it))
     with serving(stub) as url:
         spec = f"server:{url}#m"
         with pytest.raises(Interrupted) as error:
