@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check parity golden test-slow oracle serve bench bench-full format picture clean
+.PHONY: demo test check parity golden test-slow oracle serve bench bench-full format picture clean worlds worlds-quick
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -91,6 +91,13 @@ picture: demo
 	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
 	  --user-data-dir="$$(mktemp -d)" --hide-scrollbars --window-size=1100,1500 \
 	  --screenshot=docs/report.png "file://$(CURDIR)/demo/report.html"
+
+# Claims of the literature in worlds whose true reward is known; resumable. Writes docs/results.md.
+worlds: $(VENV)/.installed
+	$(BIN)/python tools/worlds.py
+
+worlds-quick: $(VENV)/.installed
+	$(BIN)/python tools/worlds.py --quick
 
 clean:
 	rm -rf $(VENV) .venv-oracle .venv-bench bench/results demo
