@@ -10,13 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import tiny_batch
+from tests.tiny import tiny_batch, tiny_model, tiny_tokenizer
 from tether.config.train import TrainConfig
-from tether.errors import Interrupted, RunFolderError
-from tether.policies.load import load_model, read_json
+from tether.errors import Interrupted, RunFolderError, UsageError
+from tether.policies.adapters import add_lora, trainable
+from tether.policies.load import config_summary, load_model, read_json
 from tether.policies.logprobs import sequence_logprobs
+from tether.policies.quantisation import asked_for, weight_count
 from tether.training import run as run_module
+from tether.training.hardware import Memory
 from tether.training.merge import merge_adapter
+from tether.training.plan import model_on_meta, plan_run
+from tether.training.policy import InMemory
 from tether.training.run import Given, train
 from tether.training.sharing import Kept
 from tether.training.track import Silent
@@ -48,6 +53,18 @@ class StopAfter(Silent):
 def scores(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return sequence_logprobs(model.eval(), BATCH).sums
+
+
+@pytest.fixture
+def wide_folder(tmp_path: Path) -> Path:
+    """Save a Llama wide enough for blocks of 64 4-bit numbers, and its tokenizer."""
+    folder = tmp_path / "wide"
+    model = tiny_model("llama", hidden_size=64, intermediate_size=128)
+    for parameter in model.parameters():
+        parameter.data.mul_(0.25)
+    model.save_pretrained(folder)
+    tiny_tokenizer(chat=False).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -139,3 +156,130 @@ def test_the_saved_split_says_what_it_is(make_config: Maker, tmp_path: Path) -> 
     settings = read_json(tmp_path / "run" / "model" / "adapter_config.json")
     assert (settings["r"], settings["lora_alpha"], settings["init_lora_weights"]) == (8, 16, True)
     assert record.reference["identity"]["computed"]["adapter"] == "pissa of rank 4, alpha 8 / r on all-linear"
+
+
+@pytest.mark.parametrize(
+    ("options", "in_memory", "why"),
+    [
+        ({"load_in_4bit": True}, False, "add use_peft, or name an adapter"),
+        ({"load_in_8bit": True, "use_peft": True, "parallel": "fsdp"}, False, "parallel ddp"),
+        ({"load_in_4bit": True, "use_peft": True}, True, "quantise it when you load it"),
+    ],
+)
+def test_a_quantised_base_that_cannot_be_had_is_refused_before_anything_is_read(
+    options: dict[str, Any], in_memory: bool, why: str, make_config: Maker
+) -> None:
+    config = make_config(**options, dataset_name="nowhere.jsonl")
+    memory = InMemory(tiny_model(), tiny_tokenizer()) if in_memory else None
+    with pytest.raises(UsageError, match=why):
+        train(config, given=Given(memory=memory))
+
+
+def test_4_bits_without_the_package_say_how_to_get_it(
+    make_config: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tether.policies.quantisation.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'tether\[quant\]'"):
+        train(make_config(load_in_4bit=True, **ADAPTER))
+
+
+def test_a_plan_counts_few_bits_and_what_is_put_back(make_config: Maker, model_folder: Path) -> None:
+    def weights(**options: Any) -> float:
+        config = make_config(**{**ADAPTER, "bf16": True, **options})
+        model = model_on_meta(config_summary(model_folder), config)
+        memory = Memory(available=2**33, process=0)
+        return 2**20 * plan_run(config, model, [], budget=64, memory=memory).weights_mib
+
+    plain = tiny_model()
+    layers = [
+        m.weight.numel() for n, m in plain.named_modules() if hasattr(m, "weight") and n.endswith("_proj")
+    ]
+    small, total = sum(layers), sum(p.numel() for p in plain.parameters())
+    full = weights()
+    learning = (full - 2 * total) / 4
+    assert learning == sum(
+        p.numel() for p in trainable(add_lora(plain, make_config(**ADAPTER), seed=0)).values()
+    )
+    rest = 4 * learning + 2 * (total - small) + 2 * max(layers)
+    assert weights(load_in_4bit=True) == pytest.approx(rest + small * 36 / 64)
+    assert weights(load_in_4bit=True, use_bnb_nested_quant=True) == pytest.approx(
+        rest + small * (33 + 4 / 256) / 64
+    )
+    assert weights(load_in_8bit=True) == pytest.approx(rest + small)
+    assert weights(init_lora_weights="pissa") == pytest.approx(4 * learning + 4 * total)
+
+
+STORED = {"nf4 nested": {"load_in_4bit": True, "use_bnb_nested_quant": True}, "int8": {"load_in_8bit": True}}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_run_beside_a_quantised_base(
+    name: str, make_config: Maker, trained: list[torch.Tensor], wide_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra 'quant' is not installed")
+    options: dict[str, Any] = {
+        **ADAPTER, **STORED[name], "model_name_or_path": str(wide_folder), "eval_fraction": 0.2,
+        "measure_prompts": 2, "kl_max_new_tokens": 4,
+    }  # fmt: skip
+    record = train(make_config(output_dir=str(tmp_path / "whole"), **options))
+    assert record.model["quantisation"] == name
+    assert record.model["parameters"] == weight_count(load_model(tmp_path / "whole" / "model").model)
+    assert record.reference["identity"]["scored"]["quantisation"] == name
+    assert record.step0["loss"] == pytest.approx(0.6931472, abs=1e-5)
+    assert record.measurements[0].kl_start == pytest.approx(0, abs=1e-9)
+    # The adapter beside the same quantised base is the policy; beside the base in full it is another model.
+    stored = asked_for(make_config(**options))
+    saved = load_model(tmp_path / "whole" / "model", quantisation=stored)
+    assert saved.trained_on == name
+    assert torch.allclose(scores(saved.model), trained[0], atol=1e-4, rtol=0)
+    full = float((scores(load_model(tmp_path / "whole" / "model").model) - trained[0]).abs().max())
+    assert full > 20 * EPS * float(trained[0].abs().max())
+    assert merge_adapter(tmp_path / "whole", tmp_path / "merged").trained_on == name
+    # A table of a quantised model is told from one of the model in full, in both directions.
+    again = {**options, "reference": f"artifact:{tmp_path / 'whole' / 'reference'}", "measure_prompts": 0}
+    used = train(make_config(output_dir=str(tmp_path / "again"), **again))
+    assert "agree to" in used.reference["verified"]
+    assert used.reference["identity"]["scored"]["quantisation"] == name
+    # Stopped and resumed it is the same run.
+    stopped = make_config(output_dir=str(tmp_path / "stopped"), **options)
+    with pytest.raises(Interrupted):
+        train(stopped, watcher=StopAfter(2))
+    train(stopped)
+    tensors = [
+        load_file(tmp_path / side / "model" / "adapter_model.safetensors") for side in ("whole", "stopped")
+    ]
+    assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_runs_that_share_a_quantised_base_are_runs_alone(
+    name: str, make_config: Maker, wide_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra 'quant' is not installed")
+    shared = Kept(tmp_path / "shared")
+    found: list[dict[str, torch.Tensor]] = []
+    for side, given in (
+        ("alone", Given()),
+        ("first", Given(shared=shared)),
+        ("second", Given(shared=shared)),
+    ):
+        options = {**ADAPTER, **STORED[name], "model_name_or_path": str(wide_folder), "max_steps": 2}
+        train(make_config(output_dir=str(tmp_path / side), **options), given=given)
+        found.append(load_file(tmp_path / side / "model" / "adapter_model.safetensors"))
+    assert all(torch.equal(found[0][key], other[key]) for other in found[1:] for key in found[0])
+
+
+def test_an_adapter_trained_in_4_bits_goes_on_in_4_bits(
+    make_config: Maker, wide_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra 'quant' is not installed")
+    options: dict[str, Any] = {**ADAPTER, "load_in_4bit": True, "model_name_or_path": str(wide_folder)}
+    train(make_config(output_dir=str(tmp_path / "sft"), loss_type="sft", **options))
+    options |= {"model_name_or_path": str(tmp_path / "sft" / "model"), "use_peft": False}
+    record = train(
+        make_config(output_dir=str(tmp_path / "dpo"), measure_prompts=2, kl_max_new_tokens=4, **options)
+    )
+    assert record.model["adapter_trained_on"] == record.model["quantisation"] == "nf4"
+    assert record.step0["loss"] == pytest.approx(0.6931472, abs=1e-5)
+    assert record.measurements[0].kl_start == pytest.approx(0, abs=1e-9)
+    assert record.measurements[-1].kl_start > 1e-6

@@ -66,6 +66,9 @@ def _told(record: "GenerateRecord", limit: int) -> list[str]:
         shown = ", ".join(record.left_out[:5]) + (", ..." if len(record.left_out) > 5 else "")
         text = f"{len(record.left_out)} prompts left out, longer than the model reads: {shown}"
         lines += textwrap.wrap(text, 80)
+    if record.trained_on != "none":
+        text = f"the adapter was trained on a base stored as {record.trained_on}; here the base is in full"
+        lines += textwrap.wrap(text, 80)
     # On a line of its own: a path may be as long as it likes.
     return [*lines, f"written: {record.out}"]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from tether.cli.output import print_json, print_table
+from tether.cli.output import print_json, print_note, print_table
 
 
 def merge(
@@ -35,4 +35,8 @@ def merge(
             ["error as a share of the effect", f"{share:.2%}"],
         ],
     )
+    if record.trained_on != "none":
+        print_note(
+            f"trained on a base stored as {record.trained_on}; merged into the base in full: measure it"
+        )
     return 0

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in body:
         table.add_row(*(Text(_cell(value)) for value in row))
     console().print(table)
+
+
+def print_note(text: str) -> None:
+    """Print one thing to know beside a result, on standard error."""
+    for line in textwrap.wrap(f"note: {text}", 80):
+        sys.stderr.write(line + "\n")
 
 
 def _cell(value: object) -> str:

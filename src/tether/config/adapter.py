@@ -1,4 +1,4 @@
-"""Every knob of adapters: the names of PEFT and of TRL's `ModelConfig`. No torch."""
+"""Every knob of adapters and of a quantised base: the names of PEFT and of TRL's `ModelConfig`. No torch."""
 
 from typing import Any, Literal, Self
 
@@ -12,7 +12,7 @@ def _knob(text: str, default: Any, **limits: Any) -> Any:
 
 
 class AdapterOptions(ObjectiveOptions):
-    """What is trained beside a frozen base."""
+    """What is trained beside a frozen base, and how that base is stored."""
 
     use_peft: bool = _knob("Train a LoRA adapter only.", False)
     lora_r: int = _knob("Rank.", 16, gt=0)
@@ -25,6 +25,10 @@ class AdapterOptions(ObjectiveOptions):
         "How the adapter starts: default or gaussian (B = 0), or pissa (the base's largest singular parts).",
         "default",
     )
+    load_in_4bit: bool = _knob("Store the frozen base in 4 bits (needs bitsandbytes).", False)
+    load_in_8bit: bool = _knob("Store the frozen base in 8 bits (needs bitsandbytes).", False)
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = _knob("The 4-bit numbers.", "nf4")
+    use_bnb_nested_quant: bool = _knob("Also quantise the scales of the 4-bit numbers.", False)
 
     @model_validator(mode="after")
     def _adapters_consistent(self) -> Self:
@@ -32,6 +36,26 @@ class AdapterOptions(ObjectiveOptions):
         asked += ["init_lora_weights"] if self.init_lora_weights != "default" else []
         if asked and not self.use_peft:
             raise ValueError(f"{asked[0]} is about a new adapter: add use_peft, or leave it out")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit: a base is stored in one of them; choose one")
+        if self.use_dora and self.load_in_8bit:
+            raise ValueError(
+                "use_dora with load_in_8bit: PEFT and bitsandbytes lose the base's scales after one pass; "
+                "use load_in_4bit, or leave out use_dora"
+            )
+        if self.use_bnb_nested_quant and not self.load_in_4bit:
+            raise ValueError("use_bnb_nested_quant is about 4-bit numbers: add load_in_4bit, or leave it out")
+        if self.bnb_4bit_quant_type != "nf4" and not self.load_in_4bit:
+            raise ValueError("bnb_4bit_quant_type is about 4-bit numbers: add load_in_4bit, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _pissa_consistent(self) -> Self:
+        if self.init_lora_weights == "pissa" and (self.load_in_4bit or self.load_in_8bit):
+            raise ValueError(
+                "init_lora_weights pissa takes its start out of the base's whole weights; "
+                "leave out load_in_4bit and load_in_8bit, or use init_lora_weights default"
+            )
         return self
 
     @property

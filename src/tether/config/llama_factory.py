@@ -113,6 +113,22 @@ def pure_bf16(value: Any, values: Values) -> dict[str, Any]:
     return {"bf16": True} if value else {}
 
 
+def few_bits(value: Any, values: Values) -> dict[str, Any]:
+    """Read the bits of a quantised base; of 4 the scales are quantised too unless told otherwise."""
+    if not value:
+        return {}
+    if value == 8:
+        return {"load_in_8bit": True}
+    if value != 4:
+        raise NoCounterpart("4 and 8 bits can be had")
+    return {"load_in_4bit": True, "use_bnb_nested_quant": values.get("double_quantization", True) is True}
+
+
+def nested(value: Any, values: Values) -> str:
+    """Leave the scales' own quantisation to the bits."""
+    return "read together with quantization_bit"
+
+
 def pissa(value: Any, values: Values) -> dict[str, Any]:
     """Read PiSSA: the adapter starts as the base's largest singular parts."""
     return {"init_lora_weights": "pissa"} if value else {}
@@ -147,7 +163,10 @@ RULES: dict[str, Rule] = {
     "train_on_prompt": only(False, why="prompts are never scored; leave the key out"),
     "mix_strategy": only("concat", why="give weights instead: dataset_weights"),
     "interleave_probs": only("", why="give weights instead: dataset_weights"),
-    "quantization_bit": only(0, why="use load_in_4bit where it is offered"),
+    "quantization_bit": few_bits,
+    "quantization_type": read_as("bnb_4bit_quant_type"),
+    "double_quantization": nested,
+    "quantization_method": only("bnb", "bitsandbytes", why="bitsandbytes is the only method"),
     "rope_scaling": only("", why="set it in the model's config.json"),
     "resize_vocab": only(False, why="vocabularies are never changed"),
     "new_special_tokens": only("", why="vocabularies are never changed"),

@@ -185,10 +185,7 @@ RULES: dict[str, Rule] = {
     **only_unset(DEVICES, "fsdp", "fsdp_config", "deepspeed", "parallelism_config"),
     **only_unset("not offered; load the model yourself and call tether.train", "model_init_kwargs"),
     **only_unset("LoRA goes on linear layers only", "lora_target_parameters", "lora_modules_to_save"),
-    **only_unset("not offered here", "load_in_8bit", "load_in_4bit"),
-    **no_effects(
-        "read with load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"
-    ),
+    "bnb_4bit_quant_storage": only("uint8", "", why="4-bit numbers are stored as uint8; leave the key out"),
     **only_unset(
         "name the reference with reference: model:PATH", "ref_model_init_kwargs", "force_use_ref_model"
     ),

@@ -89,6 +89,8 @@ class GenerateRecord(Record):
     """Of this run, model loading not counted."""
     tokens_per_second: float | None
     """Of this run; None where nothing was left to write."""
+    trained_on: str = "none"
+    """How the base was stored while the adapter was trained; it answers beside the base in full."""
 
 
 def summary(
@@ -101,6 +103,7 @@ def summary(
     continued: int,
     written: int,
     seconds: float,
+    trained_on: str = "none",
 ) -> GenerateRecord:
     """Return the record of a finished file; `written` counts the tokens of this run."""
 
@@ -121,6 +124,7 @@ def summary(
         cut_at_context=share("context"),
         seconds=seconds,
         tokens_per_second=written / seconds if written else None,
+        trained_on=trained_on,
     )
 
 

@@ -200,6 +200,7 @@ def generate_file(
         continued=continued,
         written=written,
         seconds=time.perf_counter() - began,
+        trained_on=speaker.trained_on,
     )
 
 

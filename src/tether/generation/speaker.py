@@ -25,6 +25,8 @@ class Speaker:
     path: str
     hashes: dict[str, str | None]
     """weights and adapter."""
+    trained_on: str = "none"
+    """How the base was stored while the adapter was trained."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,8 @@ def open_speaker(path: str, where: Machine) -> Speaker:
     loaded = load_model(path, dtype=DTYPES[where.dtype], device=where.device, attention=where.attention)
     settings: Any = loaded.model.generation_config
     stops = stop_ids(tokenizer, settings.to_dict() if settings is not None else None)
-    return Speaker(
-        loaded.model, tokenizer, stops, path, {"weights": loaded.weights, "adapter": loaded.adapter}
-    )
+    hashes = {"weights": loaded.weights, "adapter": loaded.adapter}
+    return Speaker(loaded.model, tokenizer, stops, path, hashes, loaded.trained_on)
 
 
 def _tokenizer_folder(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tether.config.train import TrainConfig
 from tether.errors import UsageError
+from tether.policies.quantisation import quantisation_of
 
 ADAPTER = "default"
 """The name PEFT gives the one adapter."""
@@ -155,12 +156,14 @@ def has_adapter(model: nn.Module) -> bool:
 def start_copy(model: nn.Module, *, sharing: bool = True) -> nn.Module | None:
     """Return a frozen copy of the model as it is, or None where switching its adapter off gives the same.
 
-    With `sharing` the copy uses the model's own frozen weights, which never change; do not move it.
+    With `sharing` the copy uses the model's own frozen weights, which never change (8-bit ones move about
+    between passes and are copied); do not move it.
     """
     names = [name for name, _ in model.named_parameters()]
     plain = not any(".lora_magnitude_vector." in name for name in names)  # DoRA's scale may differ with B = 0
     if plain and has_adapter(model) and _adds_nothing(model):
         return None
+    sharing = sharing and quantisation_of(model) != "int8"
     frozen = [p for p in model.parameters() if not p.requires_grad] if sharing else []
     shared: dict[int, Any] = {id(tensor): tensor for tensor in frozen}
     return copy.deepcopy(model, shared).eval().requires_grad_(False)

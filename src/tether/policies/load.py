@@ -23,12 +23,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
 from tether.errors import ModelError
+from tether.policies.quantisation import NONE, Quantisation, settle
 
 # transformers draws its own bars on standard error, which belongs to the command's one live line.
 disable_progress_bar()
 
 BASE_RECORD = "tether_base.json"
-"""Beside an adapter: the weights hash of the base it was trained on, so that another base is refused."""
+"""Beside an adapter: the weights hash of the base it was trained on, so that another base is refused, and how
+that base was stored (`quantisation`)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class LoadedModel:
     adapter: str | None
     """Hash of the adapter's weights, or None."""
     architecture: str
+    trained_on: str = "none"
+    """How the adapter's base was stored while it was trained (`policies.quantisation`)."""
 
 
 def load_model(
@@ -51,8 +55,9 @@ def load_model(
     device: torch.device | str = "cpu",
     attention: str | None = None,
     trainable_adapter: bool = False,
+    quantisation: Quantisation | None = None,
 ) -> LoadedModel:
-    """Load a model folder or an adapter folder in eval mode.
+    """Load a model folder or an adapter folder in eval mode; `quantisation` stores the base in few bits.
 
     Raises:
         ModelError: missing files, pickled weights, remote code, a shard outside the folder, or an adapter
@@ -61,16 +66,31 @@ def load_model(
     """
     folder = Path(path)
     if (folder / "adapter_config.json").is_file():
-        return _load_adapter(folder, dtype, device, attention, trainable_adapter)
+        return _load_adapter(folder, dtype, device, attention, trainable_adapter, quantisation)
     check_folder(folder)
-    model = _from_pretrained(folder, dtype, attention)
+    model = _from_pretrained(folder, dtype, attention, quantisation, torch.device(device))
     weights = hash_files(weight_files(folder))
-    model.to(device=torch.device(device))
+    if quantisation is None:
+        model.to(device=torch.device(device))
     return LoadedModel(model.eval(), str(path), weights, None, type(model).__name__)
 
 
-def _from_pretrained(folder: Path, dtype: torch.dtype, attention: str | None) -> Any:
+def _from_pretrained(
+    folder: Path,
+    dtype: torch.dtype,
+    attention: str | None,
+    quantisation: Quantisation | None,
+    device: torch.device,
+) -> Any:
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    if quantisation is not None:
+        stored = read_json(folder / "config.json").get("quantization_config")
+        if stored:
+            raise ModelError(
+                f"{folder}: already stored as {stored.get('quant_method')}; "
+                "leave out load_in_4bit and load_in_8bit"
+            )
+        options |= {"quantization_config": quantisation.settings(dtype), "device_map": {"": device}}
     loader: Any = AutoModelForCausalLM.from_pretrained
     try:
         model, report = loader(
@@ -82,8 +102,10 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, attention: str | None) ->
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded as a causal LM: {_first_line(error)}") from error
+    if quantisation is not None:
+        settle(model)
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ModelError(
@@ -93,7 +115,12 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, attention: str | None) ->
 
 
 def _load_adapter(
-    folder: Path, dtype: torch.dtype, device: torch.device | str, attention: str | None, trainable: bool
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    attention: str | None,
+    trainable: bool,
+    quantisation: Quantisation | None,
 ) -> LoadedModel:
     settings = read_json(folder / "adapter_config.json")
     name = settings.get("base_model_name_or_path")
@@ -106,12 +133,12 @@ def _load_adapter(
         raise ModelError(f"{folder}/adapter_config.json: its base {name!r} is not a folder here")
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder}: no adapter_model.safetensors (pickled adapters are refused)")
-    base = load_model(base_path, dtype=dtype, device=device, attention=attention)
-    record = folder / BASE_RECORD
-    if record.is_file() and read_json(record).get("weights") != base.weights:
+    base = load_model(base_path, dtype=dtype, device=device, attention=attention, quantisation=quantisation)
+    record = read_json(folder / BASE_RECORD) if (folder / BASE_RECORD).is_file() else {}
+    if record and record.get("weights") != base.weights:
         raise ModelError(
             f"{folder}: trained on another base: {BASE_RECORD} names weights "
-            f"{read_json(record).get('weights')}, {base_path} has {base.weights}"
+            f"{record.get('weights')}, {base_path} has {base.weights}"
         )
     try:
         model = PeftModel.from_pretrained(
@@ -120,7 +147,8 @@ def _load_adapter(
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"{folder}: the adapter does not fit {base_path}: {_first_line(error)}") from error
     adapter = hash_files([folder / "adapter_model.safetensors"], extra=_adapter_settings(settings))
-    return LoadedModel(model.eval(), str(folder), base.weights, adapter, base.architecture)
+    trained_on = str(record.get("quantisation", NONE))
+    return LoadedModel(model.eval(), str(folder), base.weights, adapter, base.architecture, trained_on)
 
 
 def _adapter_settings(settings: dict[str, Any]) -> str:

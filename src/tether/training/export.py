@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tether.policies.adapters import ADAPTER, on_plain_base, trainable
 from tether.policies.load import BASE_RECORD
+from tether.policies.quantisation import quantisation_of
 from tether.policies.sharding import collected, in_shards
 from tether.records.results import write_json
 from tether.training.policy import PolicyModel
@@ -55,7 +56,7 @@ def save_model(
         model.config.use_cache = use_cache
     tokenizer.save_pretrained(temporary)
     if isinstance(model, PeftModel):
-        write_json(temporary / BASE_RECORD, {"weights": base_weights})
+        write_json(temporary / BASE_RECORD, {"weights": base_weights, "quantisation": quantisation_of(model)})
         _settle(temporary / "adapter_config.json", changed)
     (temporary / "README.md").unlink(missing_ok=True)
     mask = os.umask(0)

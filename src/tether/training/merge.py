@@ -36,6 +36,9 @@ class MergeRecord(Record):
     error_max: float
     adapter_effect: float
     """Mean |log p adapter - log p base| per token: what the error must be small against."""
+    trained_on: str
+    """How the base was stored while the adapter was trained. Other than `none` it learnt beside rounding, so
+    the merged model, made of the base in full, is not quite the one that was trained."""
 
 
 def merge_adapter(run: Path, out: Path, *, dtype: str = "float32") -> MergeRecord:
@@ -74,6 +77,7 @@ def merge_adapter(run: Path, out: Path, *, dtype: str = "float32") -> MergeRecor
         error_mean=float((merged - tuned).abs().mean()),
         error_max=float((merged - tuned).abs().max()),
         adapter_effect=float((tuned - base).abs().mean()),
+        trained_on=loaded.trained_on,
     )
 
 

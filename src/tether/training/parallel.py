@@ -177,7 +177,8 @@ def wants_shards(config: TrainConfig, processes: Processes, *, in_memory: bool) 
             raise UsageError("parallel fsdp: reference moving mixes whole weights; use parallel ddp")
         return True
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
-    if in_memory or not on_gpu or config.reference == "moving":
+    quantised = config.load_in_4bit or config.load_in_8bit
+    if in_memory or not on_gpu or config.reference == "moving" or quantised:
         return False
     # Weights, gradient and two moments in fp32, and the copy of the start that KL is measured against.
     each = 4 if config.use_peft else 16

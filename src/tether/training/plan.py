@@ -12,6 +12,7 @@ from tether.config.train import TrainConfig
 from tether.generation.divergence import PIECE, SHORTEST
 from tether.generation.measure import SAMPLES_AT_ONCE
 from tether.policies.adapters import add_lora, trainable
+from tether.policies.quantisation import asked_for, quantised_weights
 from tether.tokens.render import EncodedGroup
 from tether.training.hardware import Memory
 from tether.training.policy import base_dtype
@@ -94,8 +95,7 @@ def plan_run(
     per_epoch = math.ceil(len(groups) / config.pairs_per_update)
     parameters = list(model.parameters())
     learning = sum(p.numel() for p in trainable(model).values())
-    frozen = base_dtype(config).itemsize
-    weights = 4 * learning + frozen * (sum(p.numel() for p in parameters) - learning)
+    weights = 4 * learning + _frozen_bytes(config, model, sum(p.numel() for p in parameters) - learning)
     prompt = sum(len(g.prompt_ids) for g in groups)
     completion = sum(len(c.ids) for g in groups for c in g.completions)
     longest = max((len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in groups), default=0)
@@ -138,6 +138,15 @@ def plan_run(
         available_mib=memory.available / mib,
         largest_token_budget=_largest(peak, HEADROOM * memory.available, prompt + completion),
     )
+
+
+def _frozen_bytes(config: TrainConfig, model: Any, count: int) -> float:
+    """Bytes of the weights that do not learn; of a quantised base also the largest one put back for use."""
+    each, stored = base_dtype(config).itemsize, asked_for(config)
+    if stored is None:
+        return each * count
+    small = list(quantised_weights(model))
+    return each * (count - sum(small) + max(small, default=0)) + stored.bytes_per_weight * sum(small)
 
 
 def _sampling(config: TrainConfig, model_config: Any, groups: Sequence[EncodedGroup]) -> float:

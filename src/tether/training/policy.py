@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tether.config.train import TrainConfig
 from tether.errors import ModelError, UsageError
 from tether.policies.adapters import adapter_tensors, add_lora, has_adapter
 from tether.policies.load import LoadedModel, hash_model, load_model
+from tether.policies.quantisation import NONE, asked_for, quantisation_of, require_package
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.training.score import device_of, uses_bf16
 from tether.training.sharing import Shared
@@ -36,6 +38,8 @@ class PolicyModel:
     adapter: str | None
     path: str
     architecture: str
+    trained_on: str = NONE
+    """How the base of a loaded adapter was stored when that was trained."""
     start: Mapping[str, Tensor] | None = None
     """A and B as they began, where the base was split for them (PiSSA): the way back to the plain base."""
 
@@ -83,21 +87,22 @@ def load_policy(
     model: Any
     fresh = config.use_peft and (memory is None or not has_adapter(memory.model))
     if memory is not None:
-        weights, adapter = hash_model(memory.model), None
+        weights, adapter, trained_on = hash_model(memory.model), None, NONE
         model, path = memory.model, IN_MEMORY
         architecture = type(model).__name__
-        model = model.to(device)
+        if quantisation_of(model) == NONE:
+            model = model.to(device)
     else:
         loaded = _from_folder(config, shared or Shared(), device)
         model, weights, adapter = loaded.model, loaded.weights, loaded.adapter
-        architecture, path = loaded.architecture, loaded.path
+        architecture, path, trained_on = loaded.architecture, loaded.path, loaded.trained_on
     if fresh:
         model = add_lora(model, config, seed=config.seed, start=start)
     if config.gradient_checkpointing:
         checkpoint_blocks(model)
     model.config.use_cache = False
     split = adapter_tensors(model) if fresh and config.init_lora_weights == "pissa" else None
-    return PolicyModel(model, weights, adapter, path, architecture, split)
+    return PolicyModel(model, weights, adapter, path, architecture, trained_on, split)
 
 
 def checkpoint_blocks(model: Any) -> None:
@@ -114,14 +119,48 @@ def start_model(
     config: TrainConfig, shared: Shared, *, frozen: bool, device: torch.device | None = None
 ) -> LoadedModel:
     """Load the model a run starts from, as it trains it, before any adapter is put on."""
-    path, attention = config.model_name_or_path, config.attn_implementation
+    path, attention, stored = config.model_name_or_path, config.attn_implementation, asked_for(config)
     device = device or device_of(config.device)
     dtype = base_dtype(config)
     return shared.model(
-        {"path": path, "dtype": str(dtype), "device": str(device), "attention": attention},
-        lambda: load_model(path, dtype=dtype, device=device, attention=attention, trainable_adapter=True),
+        {
+            "path": path,
+            "dtype": str(dtype),
+            "device": str(device),
+            "attention": attention,
+            "quantisation": stored.name if stored else NONE,
+        },
+        lambda: load_model(
+            path,
+            dtype=dtype,
+            device=device,
+            attention=attention,
+            trainable_adapter=True,
+            quantisation=stored,
+        ),
         frozen=frozen,
     )
+
+
+def check_storage(config: TrainConfig, *, in_memory: bool) -> None:
+    """Refuse a quantised base that cannot be had, before anything is read.
+
+    Raises:
+        UsageError: bitsandbytes is missing; a model object; shards; nothing beside the base would be trained.
+
+    """
+    stored = asked_for(config)
+    if stored is None:
+        return
+    key = "load_in_8bit" if config.load_in_8bit else "load_in_4bit"
+    if in_memory:
+        raise UsageError(f"{key}: a model object is used as it is; quantise it when you load it")
+    if config.parallel == "fsdp":
+        raise UsageError(f"{key}: quantised weights are not cut into shards; use parallel ddp")
+    adapter = (Path(config.model_name_or_path) / "adapter_config.json").is_file()
+    if not config.use_peft and not adapter:
+        raise UsageError(f"{key}: quantised weights cannot be tuned; add use_peft, or name an adapter folder")
+    require_package(key)
 
 
 def base_dtype(config: TrainConfig) -> torch.dtype:
@@ -134,8 +173,9 @@ def base_dtype(config: TrainConfig) -> torch.dtype:
 
 
 def _from_folder(config: TrainConfig, shared: Shared, device: torch.device) -> LoadedModel:
-    # PiSSA takes its start out of the base's weights, so they cannot be another run's too.
-    frozen = config.use_peft and config.init_lora_weights != "pissa"
+    # PiSSA takes its start out of the base's weights, and 8-bit weights move into the first module that uses
+    # them: neither can be another run's too.
+    frozen = config.use_peft and config.init_lora_weights != "pissa" and not config.load_in_8bit
     loaded = start_model(config, shared, frozen=frozen, device=device)
     if config.use_peft and loaded.adapter is not None:
         raise UsageError(

@@ -11,6 +11,7 @@ from tether.config.train import TrainConfig
 from tether.objectives import OBJECTIVES
 from tether.policies.adapters import trainable
 from tether.policies.load import hash_tensors
+from tether.policies.quantisation import NONE, quantisation_of, weight_count
 from tether.records.results import RunRecord
 from tether.training.hardware import hardware, versions
 from tether.training.policy import PolicyModel
@@ -22,7 +23,6 @@ def starting_record(
     config: TrainConfig, policy: PolicyModel, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
 ) -> RunRecord:
     """Return the record of a run that is about to begin."""
-    parameters = [p.numel() for p in policy.model.parameters()]
     objectives = [OBJECTIVES[name] for name in config.loss_type]
     return RunRecord(
         status="running",
@@ -33,12 +33,14 @@ def starting_record(
         model={
             "path": policy.path,
             "architecture": policy.architecture,
-            "parameters": sum(parameters),
+            "parameters": weight_count(policy.model),
             "trainable_parameters": sum(p.numel() for p in trainable(policy.model).values()),
             "dtype": str(next(policy.model.parameters()).dtype).removeprefix("torch."),
             "compute": "bf16" if uses_bf16(config) else "fp32",
             "weights": policy.weights,
             "adapter": policy.adapter,
+            "quantisation": quantisation_of(policy.model),
+            **({} if policy.trained_on == NONE else {"adapter_trained_on": policy.trained_on}),
             **({} if policy.start is None else {"start_adapter": hash_tensors(dict(policy.start))}),
             **tokenizer_identity(tokenizer),
         },

@@ -10,6 +10,7 @@ from tether.errors import ReferenceMismatch, UsageError
 from tether.generation.measure import same_vocabulary
 from tether.objectives import needs_live_reference
 from tether.policies.artifact import MANIFEST, read_artifact, write_artifact
+from tether.policies.quantisation import by_name
 from tether.policies.reference import ReferenceIdentity, ReferenceTable, Scores, table_from_columns
 from tether.policies.sharding import in_shards, start_of
 from tether.policies.tilted import LiveReference
@@ -285,6 +286,7 @@ def _artifact(
             without_prompt=without,
             processes=policy.engine.processes,
             sharded=in_shards(policy.engine.model),
+            quantisation=by_name(str(table.identity.scored.get("quantisation"))),
         )
         now = identity(
             table.identity.kind,

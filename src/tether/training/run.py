@@ -44,7 +44,7 @@ from tether.training.loop import Loop, event, finish, restore, run_updates
 from tether.training.optim import make_optimizer, make_schedule
 from tether.training.parallel import Processes, joined, pairs_explained, pairs_written_down, wants_shards
 from tether.training.plan import total_updates
-from tether.training.policy import InMemory, PolicyModel, load_policy, load_texts
+from tether.training.policy import InMemory, PolicyModel, check_storage, load_policy, load_texts
 from tether.training.prepare import Prepared, check_ids, epoch_rows, left_out, prepared_rows, task_of
 from tether.training.record import starting_record
 from tether.training.references import Place, Policy, Reference, build_reference
@@ -112,6 +112,7 @@ def train(
         live = config.reference == "self" or config.reference.startswith("model:")
         check(config, has_reference=config.reference != "none", reads=task_of(config), live=live)
         require_trackers(config.report_to)
+        check_storage(config, in_memory=given is not None and given.memory is not None)
         stop.patient = processes.count > 1
         folder = RunFolder(Path(config.output_dir))
         if processes.first:
@@ -309,6 +310,7 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
         start={
             "weights": parts.policy.weights,
             "adapter": parts.policy.adapter,
+            "quantisation": parts.record.model["quantisation"],
             "begins": config.adapter_arithmetic,
             **parts.prepared.names,
         },

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from tether.config.train import TrainConfig
 from tether.policies.layout_check import LayoutChoice, choose_layout
 from tether.policies.load import LoadedModel, load_model
+from tether.policies.quantisation import Quantisation, quantisation_of
 from tether.policies.reference import SCORING_VERSION, ReferenceIdentity, ReferenceTable
 from tether.policies.sharding import shard
 from tether.records.rows import Preference
@@ -115,7 +116,7 @@ def identity(
         scored={
             "weights": weights,
             "adapter": adapter or "none",
-            "quantisation": "none",
+            "quantisation": quantisation_of(model),
             **tokenizer_identity(tokenizer),
             "stop_ids": ",".join(map(str, sorted(stops))),
             "truncation": f"{config.truncation_mode} {config.max_length}",
@@ -148,12 +149,18 @@ def open_scorer(
     without_prompt: bool = False,
     processes: Processes = ALONE,
     sharded: bool = False,
+    quantisation: Quantisation | None = None,
 ) -> Scorer:
-    """Load any model with its own tokenizer, ready to score rows the policy already truncated."""
+    """Load any model with its own tokenizer, ready to score rows the policy already truncated.
+
+    It is loaded as its folder has it, whatever the policy is stored as, unless `quantisation` is given.
+    """
     device = device_of(config.device)
     dtype = torch.bfloat16 if uses_bf16(config) else torch.float32
     place = torch.device("cpu") if sharded else device
-    loaded = load_model(path, dtype=dtype, device=place, attention=config.attn_implementation)
+    loaded = load_model(
+        path, dtype=dtype, device=place, attention=config.attn_implementation, quantisation=quantisation
+    )
     if sharded:
         shard(loaded.model, device, processes.count)
     tokenizer = load_tokenizer(str(path))

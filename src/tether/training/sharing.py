@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,7 +91,7 @@ class Kept(Shared):
         model: Any = loaded.model
         tensors = [*model.parameters(), *model.buffers()] if frozen else []
         own = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-        return LoadedModel(own, loaded.path, loaded.weights, loaded.adapter, loaded.architecture)
+        return replace(loaded, model=own)
 
     @contextmanager
     def reference(self, folder: Path, key: Key) -> Generator[None]:

@@ -14,6 +14,7 @@ import torch
 
 from tether.errors import GuardStop
 from tether.objectives import zero_margin
+from tether.policies.quantisation import quantisation_of
 from tether.policies.reference import ReferenceTable, Scores
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 from tether.tokens.collate import collate
@@ -41,7 +42,8 @@ def noise_bound(engine: Engine, batch: GroupBatch, together: SequenceLogProbs, b
     rows = range(min(len(batch), RESCORED_ROWS))
     alone = torch.cat([update_logprobs(engine, batch.select([row]), budget).sums for row in rows])
     moved = float((together.sums[: len(alone)] - alone).abs().max())
-    precise = engine.dtype == torch.float32
+    # An 8-bit activation that is rounded the other way moves by 1 / 127 of the largest beside it.
+    precise = engine.dtype == torch.float32 and quantisation_of(engine.model) != "int8"
     eps = torch.finfo(torch.float32).eps if precise else torch.finfo(torch.bfloat16).eps
     # Rounding of one fp32 sum grows with its size; a token's own error is a few eps of its log-prob.
     floor = 16 * eps * max(1.0, float(together.sums.abs().max()))
