@@ -186,7 +186,7 @@ def test_the_start_of_a_quantised_policy_is_the_quantised_base(
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.add_(0.05)
-    assert float((scores(model) - scores(shaken)).abs().max()) > 1e-3
+    assert not torch.equal(scores(model), scores(shaken))  # equal to the last bit before this step
     if start is not None:
         assert torch.allclose(scores(start), base, atol=1e-4, rtol=0)
     with model.disable_adapter():
