@@ -18,6 +18,9 @@ from tether.reports.compare_words import said, tiles, warnings
 from tether.reports.page import render
 from tether.reports.tables import count
 
+NAMED = 4
+"""Most models that the top of a page names."""
+
 
 def write_comparison(
     record: ComparisonRecord,
@@ -52,7 +55,7 @@ def write_comparison(
         agreement=agreement_table(record),
         pairs=judged_pairs(verdicts, surprises, groups),
         groups=groups,
-        names=groups[0][:2] if len(groups) == 1 else record.models,
+        names=_names(record, groups),
         total=len(verdicts),
         facts=_facts(record),
         version=tether.__version__,
@@ -60,6 +63,12 @@ def write_comparison(
     page.parent.mkdir(parents=True, exist_ok=True)
     write_text(page, text)
     return page
+
+
+def _names(record: ComparisonRecord, groups: Sequence[tuple[str, str, str]]) -> Sequence[str]:
+    if len(groups) == 1:
+        return groups[0][:2]
+    return record.models if len(record.models) <= NAMED else [f"{len(record.models)} models"]
 
 
 def _facts(record: ComparisonRecord) -> list[tuple[str, str]]:
