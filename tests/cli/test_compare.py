@@ -208,3 +208,35 @@ def test_what_cannot_be_compared_is_refused_with_the_next_step(tmp_path: Path) -
     compare([answers, other], judge="length", out=tmp_path / "cmp", quiet=True)
     with pytest.raises(RunFolderError, match="by length"):
         compare([answers, other], judge="random", out=tmp_path / "cmp", quiet=True)
+
+
+def test_annotations_with_texts_are_numbered_by_the_prompts_file_and_shown(tmp_path: Path, capsys) -> None:
+    texts = [f"question {i}" for i in range(40)]
+    rows = [
+        {
+            "instruction": text, "output_1": "b" * (50 + 7 * (i % 9)), "output_2": "m" * (40 + 5 * (i % 13)),
+            "generator_1": "base", "generator_2": "m", "preference": 1.0 + (i % 3 > 0),
+        }
+        for i, text in enumerate(texts)
+    ]  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(rows[::-1]))
+    (tmp_path / "prompts.json").write_text(json.dumps([{"instruction": text} for text in texts]))
+    table = [f"{i},{(i % 5) / 5}" for i in range(40)]
+    (tmp_path / "d.csv").write_text("\n".join(["index,instruction_difficulty", *table]) + "\n")
+    tables, deciding = Tables(difficulty=tmp_path / "d.csv"), Deciding(draws=100)
+    with pytest.raises(DataError, match="name --prompts FILE"):
+        compare([tmp_path / "m.json"], tables=tables, deciding=deciding)
+    compare(
+        [tmp_path / "m.json"], tables=tables, deciding=deciding, prompts=tmp_path / "prompts.json",
+        page=tmp_path / "page.html", json=True,
+    )  # fmt: skip
+    (rate,) = _json(capsys)["rates"]
+    assert (rate["lc_kind"], rate["n"], rate["missing"]) == ("alpacaeval-2", 40, 0)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('class="sample') == 40 and "question 39" in page
+
+
+def test_prompts_that_nothing_would_read_are_refused(tmp_path: Path) -> None:
+    long, short = _long_and_short(tmp_path, 4)
+    with pytest.raises(UsageError, match="--prompts is what model folders answer"):
+        compare([long, short], judge="length", prompts=tmp_path / "p.jsonl")

@@ -1,19 +1,17 @@
 """Opened in headless Chromium the page writes nothing to the console and asks for nothing."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.reports.browser import CHROMIUM
 from tests.reports.folders import make_run, samples
 from tests.reports.test_page import PAYLOADS
 from tether.records.results import Sample
 from tether.reports.page import write_report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [
     pytest.mark.slow,

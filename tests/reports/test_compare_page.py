@@ -1,11 +1,13 @@
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tether.judging.compare import compare_verdicts
+from tether.judging.annotated import annotated_verdicts
+from tether.judging.compare import compare_annotations, compare_verdicts
 from tether.judging.comparison import surprises
 from tether.judging.options import Deciding
 from tether.records.comparison import ComparisonRecord, Verdict
@@ -117,3 +119,67 @@ def test_bars_are_of_the_pair_as_it_is_named(tmp_path: Path, turn: bool) -> None
     both = [[v.a_first for v in _verdicts()], [v.b_first for v in _verdicts()]]
     for name, shares in zip(("x shown first", "y shown first"), both, strict=True):
         assert float(rows[name]) == pytest.approx(100 * sum(shares) / len(shares), abs=0.06)
+
+
+def _annotated(path: Path, models: tuple[str, ...] = ("m1", "m2"), n: int = 30) -> list[Path]:
+    files = []
+    for k, model in enumerate(models):
+        rows = [
+            {
+                "instruction": f"prompt {i}",
+                "output_1": f"the baseline says {i} and no more",
+                "generator_1": "base",
+                "output_2": f"the baseline says {i} and {model} says more" + " so" * (i % 4),
+                "generator_2": model,
+                "annotator": "judge-of-paper",
+                "preference": None if i == 5 else 2.0 - (i % (3 + k) == 0),
+            }
+            for i in range(n)
+        ]
+        files.append(path / f"{model}.json")
+        files[-1].write_text(json.dumps(rows), encoding="utf-8")
+    return files
+
+
+def _annotation_page(path: Path, files: list[Path]) -> str:
+    record = compare_annotations(files, Deciding(draws=100))
+    verdicts = annotated_verdicts(files)
+    page = write_comparison(record, verdicts, surprises(verdicts), path / "page.html")
+    return " ".join(page.read_text(encoding="utf-8").split())
+
+
+def test_annotations_with_texts_have_the_same_browser_and_claim_no_order(tmp_path: Path) -> None:
+    text = _annotation_page(tmp_path, _annotated(tmp_path))
+    assert text.count('class="sample') == 60
+    for label in ("All 60", "First-named better 40", "Second-named better 18", "No verdict 2"):
+        assert label in text, label
+    assert "the file does not say which answer was shown first" in text
+    assert not re.search(r"\d %[^<]*shown (first|second)", text)
+    assert '<option value="1">m2 and base, judge-of-paper</option>' in text
+    # Both models' answers to a prompt stand together.
+    order = re.findall(r'data-models="(\d)"', text)
+    assert order == ["0", "1"] * 30
+
+
+def test_annotations_without_texts_say_so_in_a_line(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    columns = {
+        "model": ["m"] * 30,
+        "index": list(range(30)),
+        "preference": [1.0 + i % 2 for i in range(30)],
+        "chars_model": [100 + i for i in range(30)],
+        "chars_baseline": [120] * 30,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    text = _annotation_page(tmp_path, [tmp_path / "a.parquet"])
+    assert 'class="sample' not in text and "<script>" not in text
+    assert "There are none to show: Parquet annotations hold numbers alone." in text
+    assert "There are none to show" not in _page(tmp_path, _verdicts())[0]
+
+
+def test_a_persons_vote_has_one_order(tmp_path: Path) -> None:
+    votes = _verdicts(orders=1, a_first=1.0, b_first=None) + _verdicts(4, orders=1, a_first=None, b_first=0.0)
+    text, _ = _page(tmp_path, votes)
+    assert "x 100 %: shown first" in text.replace("\u00a0", " ")
+    assert "x 0 %: shown second" in text.replace("\u00a0", " ")

@@ -216,7 +216,7 @@ def _parquet_rows(path: Path) -> list[_Row]:
             raise
         raise DataError(f"{path}: not a readable Parquet file: {error}") from error
     return [
-        _Row(str(model), _key(index), _share(f"{path} row {number}", preference), int(chars), int(baseline))
+        _Row(str(model), _key(index), share_of(f"{path} row {number}", preference), int(chars), int(baseline))
         for number, (model, index, preference, chars, baseline) in enumerate(
             zip(*(columns[name] for name in needed), strict=True)
         )
@@ -237,7 +237,7 @@ def _json_rows(
         if not prompt:
             raise DataError(f"{where}: the instruction {text[:60]!r} is not in --prompts")
         lengths = len(str(record["output_2"])), len(str(record["output_1"]))
-        rows.append(_Row(str(record["generator_2"]), prompt, _share(where, record["preference"]), *lengths))
+        rows.append(_Row(str(record["generator_2"]), prompt, share_of(where, record["preference"]), *lengths))
     return rows
 
 
@@ -264,7 +264,7 @@ def _sorted(prompts: set[str]) -> tuple[str, ...]:
     return tuple(sorted(prompts, key=lambda p: (0, int(p), "") if p.isdecimal() else (1, 0, p)))
 
 
-def _share(where: str, preference: object) -> float:
+def share_of(where: str, preference: object) -> float:
     """Return the share in [0, 1] of a preference from 1 (baseline) to 2 (model); 0 is an old tie."""
     if preference is None:
         return float("nan")

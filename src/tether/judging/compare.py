@@ -200,14 +200,17 @@ def compare_annotations(
     *,
     difficulty: Path | None = None,
     gamed: Path | None = None,
+    prompts: Path | None = None,
 ) -> ComparisonRecord:
     """Compare models by ready-made annotations against one baseline, on the prompts they share.
+
+    `prompts` numbers the prompts of files that carry no index: see `read_annotations`.
 
     Raises:
         DataError: a file is not readable, or the gate names a model that is in none of them.
 
     """
-    read = merged([read_annotations(path) for path in files])
+    read = merged([read_annotations(path, prompts) for path in files])
     table = None if difficulty is None else read_difficulty(difficulty, read)
     held = None if gamed is None else read_gamed(gamed, read, table)
     if gamed is not None and table is None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tether.errors import UsageError
+from tether.judging.annotated import annotated_verdicts
 from tether.judging.answers import Generated, gather
 from tether.judging.compare import (
     compare_annotations,
@@ -46,7 +47,7 @@ def compare_sources(
     progress: Progress | None = None,
     generated: Generated | None = None,
 ) -> tuple[ComparisonRecord, list[Verdict]]:
-    """Return the comparison, and the verdicts it rests on (none for annotations).
+    """Return the comparison, and the verdicts it rests on (of annotations those that hold texts).
 
     Raises:
         UsageError: sources of different kinds, or an option that these sources have no use for.
@@ -60,9 +61,13 @@ def compare_sources(
         run.out.mkdir(parents=True, exist_ok=True)
     if kind == "annotations":
         found = compare_annotations(
-            run.sources, run.deciding, difficulty=run.tables.difficulty, gamed=run.tables.gamed
+            run.sources,
+            run.deciding,
+            difficulty=run.tables.difficulty,
+            gamed=run.tables.gamed,
+            prompts=run.prompts,
         )
-        return found, []
+        return found, annotated_verdicts(run.sources)
     if kind == "verdicts":
         verdicts = [verdict for path in run.sources for verdict in read_verdicts(path)]
         record, files = compare_verdicts(verdicts, run.deciding), {}
@@ -121,4 +126,6 @@ def _kind(run: Comparing) -> str:
         raise UsageError(f"{kind} are judged already: --judge and --stream are for answers and model folders")
     if kind != "annotations" and run.tables != Tables():
         raise UsageError("--difficulty and --gamed are for annotations against one baseline")
+    if run.prompts is not None and kind != "annotations" and not any(path.is_dir() for path in run.sources):
+        raise UsageError("--prompts is what model folders answer, or what numbers the prompts of annotations")
     return kind

@@ -35,7 +35,7 @@ def write_comparison(
     groups = list(dict.fromkeys((v.model_a, v.model_b, v.judge) for v in verdicts))
     known = [(one.a, one.b, one.judge) for one in record.comparisons]
     groups = known + [g for g in groups if g not in known and (g[1], g[0], g[2]) not in known]
-    spoken = said(record)
+    spoken, annotated = said(record), record.kind == "annotations"
     text = render(
         "compare.html.jinja",
         styles=["compare.css"],
@@ -53,7 +53,8 @@ def write_comparison(
         differences=difference_bars(record),
         rates=rate_table(record),
         agreement=agreement_table(record),
-        pairs=judged_pairs(verdicts, surprises, groups),
+        pairs=judged_pairs(verdicts, surprises, groups, ordered=not annotated),
+        annotated=annotated,
         groups=groups,
         names=_names(record, groups),
         total=len(verdicts),

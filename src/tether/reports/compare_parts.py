@@ -53,8 +53,8 @@ class JudgedPair:
     chars_a: str
     chars_b: str
     share: str
-    a_first: str
-    b_first: str
+    orders: str
+    """What was said in which order of showing; empty where that is not known."""
     winner: str
     """a, b, even or none."""
     flips: bool
@@ -213,9 +213,16 @@ def agreement_table(record: ComparisonRecord) -> Table | None:
 
 
 def judged_pairs(
-    verdicts: Sequence[Verdict], surprises: Sequence[float | None], groups: Sequence[tuple[str, str, str]]
+    verdicts: Sequence[Verdict],
+    surprises: Sequence[float | None],
+    groups: Sequence[tuple[str, str, str]],
+    *,
+    ordered: bool = True,
 ) -> list[JudgedPair]:
-    """Return the first pairs of the file and the most surprising ones, in the file's order."""
+    """Return the first pairs of the file and the most surprising ones, in the file's order.
+
+    `ordered` says that the verdicts know which answer was shown first; ready-made annotations do not.
+    """
     by_surprise = sorted(
         (i for i, bits in enumerate(surprises) if bits is not None), key=lambda i: -(surprises[i] or 0.0)
     )
@@ -225,7 +232,9 @@ def judged_pairs(
     shown: list[JudgedPair] = []
     spent = 0
     for place in sorted(chosen):
-        pair = _judged_pair(verdicts[place], surprises[place], place in odd, groups, late=len(shown) >= FIRST)
+        verdict, late = verdicts[place], len(shown) >= FIRST
+        orders = _orders(verdict) if ordered else ""
+        pair = _judged_pair(verdict, surprises[place], place in odd, groups, late=late, orders=orders)
         spent += len(pair.answer_a) + len(pair.answer_b) + sum(len(turn.text) for turn in pair.prompt)
         if spent > PAIR_TEXT and shown:
             break
@@ -234,7 +243,13 @@ def judged_pairs(
 
 
 def _judged_pair(
-    verdict: Verdict, bits: float | None, odd: bool, groups: Sequence[tuple[str, str, str]], *, late: bool
+    verdict: Verdict,
+    bits: float | None,
+    odd: bool,
+    groups: Sequence[tuple[str, str, str]],
+    *,
+    late: bool,
+    orders: str,
 ) -> JudgedPair:
     a, b = compared(verdict.answer_a, verdict.answer_b)
     share = verdict.share
@@ -252,8 +267,7 @@ def _judged_pair(
         chars_a=count(len(verdict.answer_a)),
         chars_b=count(len(verdict.answer_b)),
         share=_percent(share),
-        a_first=_percent(verdict.a_first),
-        b_first=_percent(verdict.b_first),
+        orders=orders,
         winner=winner,
         flips=verdict.inconsistent,
         surprise="" if bits is None else f"{number(bits, 1)} bits",
@@ -262,6 +276,14 @@ def _judged_pair(
         late=late,
         errors="; ".join(verdict.errors),
     )
+
+
+def _orders(verdict: Verdict) -> str:
+    if verdict.orders == 1:
+        if verdict.share is None:
+            return ""
+        return "shown first" if verdict.a_first is not None else "shown second"
+    return f"{_percent(verdict.a_first)} shown first, {_percent(verdict.b_first)} shown second"
 
 
 def _percent(share: float | None) -> str:
