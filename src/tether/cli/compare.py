@@ -50,8 +50,7 @@ def compare(
     judge
         length, random, world:NAME, local:MODEL, reward:MODEL, server:URL#MODEL or alpacaeval:FOLDER@URL.
     prompts
-        What model folders answer: rows with a prompt, or a text file. For annotations without an index: JSON
-        list with the benchmark's instructions in order.
+        What model folders answer (rows, or a text file); for annotations, the benchmark's list in order.
     out
         Folder for answers, verdicts, comparison.json and comparison.html; a restart goes on from it.
     page
