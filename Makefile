@@ -1,4 +1,4 @@
-# `make demo`  tune the bundled model and open demo/report.html
+# `make demo`  a small study of a bundled model: demo/report.html
 # `make check` lint, types, import layers, limits        `make test`  the default tier
 # `make parity` against TRL    `make golden`  stored trajectories    `make test-slow`  real kills
 # `make bench`  beside TRL, 15 minutes on a quiet machine   `make bench-full`  everything, hours

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.study.conftest import Here, Told
+from tests.tiny import tiny_model
 from tether.config.study import StudyConfig
 from tether.errors import GuardStop, Interrupted, RunFolderError
 from tether.records.results import file_digest, read_run
@@ -175,6 +176,23 @@ def test_another_study_in_the_folder_is_refused_and_added_cells_are_not(
     record = run(make_study(beta=[0.1], add=[{"beta": [0.05]}]), told)
     assert [c.factors.beta for c in record.cells] == [0.1, 0.05]
     assert [e["cell"] for e in told.events if e["event"] == "begin"] == [record.cells[1].cell_id]
+
+
+def test_rows_or_a_model_that_changed_in_between_are_refused(make_study: Make, tmp_path: Path) -> None:
+    run(make_study(beta=[0.1]))
+    data, model = tmp_path / "train.jsonl", tmp_path / "model-in" / "model.safetensors"
+    rows, weights_then = data.read_text(), model.read_bytes()
+    data.write_text(rows.replace("number 3", "number 4"))
+    with pytest.raises(RunFolderError, match=r"train\.jsonl: changed since this study read it"):
+        run(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
+    data.write_text(rows)
+    other = tiny_model("llama", seed=1)
+    other.save_pretrained(tmp_path / "model-in")
+    record = run(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
+    assert record.cells[1].state == "failed"
+    assert "not the model this study began with" in str(record.cells[1].error)
+    model.write_bytes(weights_then)
+    assert run(make_study(beta=[0.1], add=[{"beta": [0.2]}])).cells[1].state == "finished"
 
 
 def test_a_folder_of_something_else_and_rows_all_trained_on_are_refused(

@@ -75,6 +75,12 @@ def test_references_of_one_name_get_cells_of_two() -> None:
     assert found[1].startswith(found[0] + "-") and len(set(found)) == 2
 
 
+def test_a_reference_from_a_run_is_named_after_the_run() -> None:
+    assert names(study(beta=[0.1], reference=["model:runs/first/model"])) == [
+        "sigmoid-model.first-beta0.1-lr1e-06-seed0"
+    ]
+
+
 def test_every_cell_is_a_training_config_on_one_split() -> None:
     config = study(beta=[0.1], seed=[3, 4], loss_type=["sigmoid+sft"], eval_fraction=0.2)
     found = cells(config)[0]

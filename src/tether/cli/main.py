@@ -35,7 +35,7 @@ COMMANDS = {
     "winrate": ("tether.cli.winrate:winrate", "Win rates with intervals from annotations.", LOOK),
     "judge": ("tether.cli.judge:judge", "Verdicts on two models' answers, both orders.", LOOK),
     "compare": ("tether.cli.compare:compare", "Which model is better, by how much, how surely.", LOOK),
-    "demo": ("tether.cli.demo:demo", "Tune the bundled model and write its page.", WORLDS),
+    "demo": ("tether.cli.demo:demo", "A small study of a bundled model, with its page.", WORLDS),
     "world": ("tether.cli.world:app", "Worlds whose true reward is known.", WORLDS),
     "task": ("tether.cli.task:app", "Tasks of the literature, small or full size.", WORLDS),
 }

@@ -144,7 +144,7 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     return {**read_yaml(path), "output_dir": str(path.parent)} if path.is_file() else {}
 
 
-def show(record: Any, folder: Path) -> None:
+def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
     """Print one row per cell: state, KL, scores, held-out loss and accuracies."""
     from tether.records.findings import FINDINGS, read_findings
     from tether.records.study import cell_folder, measures
@@ -177,7 +177,7 @@ def show(record: Any, folder: Path) -> None:
     if (folder / FINDINGS).is_file():
         answers = read_findings(folder).answers
         rows = [[f"{answer.question}?", f"{answer.verdict}. {answer.sentence}"] for answer in answers]
-        print_table("", ["", ""], [*rows, ["page", f"{folder}/report.html"]])
+        print_table("", ["", ""], [*rows, ["page", str(page or folder / "report.html")]])
 
 
 def _labels(record: Any) -> dict[str, str]:

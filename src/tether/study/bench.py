@@ -3,6 +3,7 @@
 The first worker that needs the start model's measures makes them; the others wait and read them.
 """
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from tether.policies.artifact import MANIFEST, read_artifact
 from tether.policies.load import load_model
 from tether.policies.reference import table_from_columns
 from tether.records.protocols import Evaluator
-from tether.records.results import write_json, write_lines
+from tether.records.results import file_digest, write_json, write_lines
 from tether.records.rows import Preference, canonical_json
 from tether.records.study import (
     MEASURES,
@@ -94,7 +95,7 @@ class Bench:
         """Held-out rows and prompts.
 
         Raises:
-            RunFolderError: no row is held out, so nothing could be measured.
+            RunFolderError: no row is held out, so nothing could be measured; or a file is not as it was read.
 
         """
         tokenizer, stops = self.texts
@@ -106,6 +107,7 @@ class Bench:
                 f"{self.folder}: no row is held out, so no cell can be measured; "
                 "set eval_fraction or eval_dataset_name"
             )
+        self._same_files(prepared)
         prompt_of = {row.row_id: canonical_json(row.prompt) for row in prepared.held_out.rows}
         distinct = {prompt_of[row.row_id]: row for row in reversed(prepared.held_out.rows)}
         asked = [row for row in prepared.held_out.rows if distinct[prompt_of[row.row_id]] is row]
@@ -154,8 +156,37 @@ class Bench:
 
     @cached_property
     def start(self) -> Any:
-        """The start model; its weights are every run's, to be read only."""
-        return start_model(self.common, self.shared, frozen=True).model.eval()
+        """The start model; its weights are every run's, to be read only.
+
+        Raises:
+            RunFolderError: the folder of the model holds other weights than when the study began.
+
+        """
+        loaded = start_model(self.common, self.shared, frozen=True)
+        now = {"weights": loaded.weights, "adapter": loaded.adapter}
+        path = self.folder / SHARED / START / "identity.json"
+        with self.shared.lock(START, "identity"):
+            known = json.loads(path.read_text()) if path.is_file() else None
+            if known is None:
+                write_json(path, now)
+            elif known != now:
+                raise RunFolderError(
+                    f"{loaded.path}: not the model this study began with: weights {now['weights']}, were "
+                    f"{known['weights']}; put it back, or start another study"
+                )
+        return loaded.model.eval()
+
+    def load(self) -> None:
+        """Load rows and start model; refuse what changed since the study began (see `rows`, `start`)."""
+        _ = self.rows, self.start
+
+    def _same_files(self, prepared: Prepared) -> None:
+        for file in prepared.data["files"]:
+            path = Path(file["path"])
+            if path.is_file() and file_digest(path) != file["sha256"]:
+                raise RunFolderError(
+                    f"{path}: changed since this study read it; put it back, or start another study"
+                )
 
     def finished(self) -> set[str]:
         """Return the cells that are trained and measured."""

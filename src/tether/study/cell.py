@@ -59,6 +59,7 @@ def _train_and_measure(bench: Bench, cell_id: str, watcher: Watcher, seconds: di
         if known is not None and known.status == "finished":
             run = known
         else:
+            bench.load()
             evaluators = bench.evaluators if cell.config.measure_prompts else []
             run = train(cell.config, given=Given(shared=bench.shared), evaluators=evaluators, watcher=watcher)
     finally:

@@ -1,6 +1,7 @@
 """Running a study: which cells are to do, handing them out, and keeping `study.json` true."""
 
 import fcntl
+import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Set
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 import yaml
 
 from tether import __version__
@@ -30,7 +32,7 @@ from tether.records.study import (
 from tether.study.bench import Bench
 from tether.study.executor import Event, Executor, LocalWorkers
 from tether.study.extras import complete
-from tether.study.grid import Cell, cells
+from tether.study.grid import EXCLUDED, Cell, cells
 from tether.study.plan import StudyPlan, plan_study
 from tether.training.hardware import hardware, versions
 from tether.training.score import device_of
@@ -94,8 +96,17 @@ def run_study(
         shared = {**record.shared, "workers": plan.workers, "threads": plan.threads, "made": made}
         timing = {**record.timing, "prepare": time.monotonic() - began}
         record = record.model_copy(update={"shared": shared, "timing": timing})
-        workers = executor(plan) if executor else LocalWorkers(folder.path, plan.workers, plan.threads)
+        workers = executor(plan) if executor else local_workers(folder.path, plan, bench)
         return Running(folder, record, workers, watcher).run()
+
+
+def local_workers(folder: Path, plan: StudyPlan, bench: Bench) -> LocalWorkers:
+    """Return the workers of this machine: on GPUs one device each, among those that are visible."""
+    devices: tuple[str, ...] = ()
+    if device_of(bench.common.device).type == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = tuple(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))
+    return LocalWorkers(folder, plan.workers, plan.threads, devices)
 
 
 def added(*counts: Mapping[str, int]) -> dict[str, int]:
@@ -172,7 +183,8 @@ class StudyFolder:
             status="running",
             config=resolved(self.config),
             cells=records,
-            skipped=tuple(self.skipped),
+            # What the user left out on purpose stands in the options already.
+            skipped=tuple(entry for entry in self.skipped if entry["reason"] != EXCLUDED),
             shared=known.shared if known else {},
             timing=known.timing if known else {},
             versions=versions(),

@@ -14,6 +14,9 @@ from tether.errors import UsageError
 from tether.objectives import OBJECTIVES, check, needs_reference
 from tether.records.study import Factors, cell_folder
 
+EXCLUDED = "excluded"
+"""Reason of a combination the options leave out by name."""
+
 
 class Cell:
     """One cell before it is run: its name, its factors, and the config `tether train` would take."""
@@ -37,7 +40,7 @@ def cells(config: StudyConfig) -> tuple[list[Cell], list[dict[str, Any]]]:
     skipped: list[dict[str, Any]] = []
     for values in _combinations(config):
         if any(_matches(values, entry) for entry in config.exclude):
-            skipped.append({**values, "reason": "excluded"})
+            skipped.append({**values, "reason": EXCLUDED})
             continue
         factors = _factors(values)
         name = cell_name(factors)
@@ -96,12 +99,14 @@ def _factors(values: Mapping[str, Any]) -> Factors:
 def cell_name(factors: Factors) -> str:
     """Return a readable name of a cell; it never depends on the study's other cells."""
     kind, _, path = factors.reference.partition(":")
+    # A run's model stands in RUN/model: the run's name says more.
+    named = Path(path).parent.name if Path(path).name == "model" else Path(path).name
     parts = [factors.loss_type]
     reads_reference = factors.reference != "none" or any(
         OBJECTIVES[name].reference != "none" for name in factors.loss_type.split("+") if name in OBJECTIVES
     )
     if reads_reference:
-        parts.append(f"{kind}.{Path(path).name}" if path else kind)
+        parts.append(f"{kind}.{named}" if path else kind)
     if factors.beta is not None:
         parts.append(f"beta{factors.beta:g}")
     parts += [f"lr{factors.learning_rate:g}", f"seed{factors.seed}"]
