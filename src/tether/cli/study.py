@@ -176,8 +176,14 @@ def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
             print_table("", ["failed", ""], [[labels[cell.cell_id], cell.error]])
     if (folder / FINDINGS).is_file():
         answers = read_findings(folder).answers
-        rows = [[f"{answer.question}?", f"{answer.verdict}. {answer.sentence}"] for answer in answers]
+        rows = [[f"{answer.question}?", _said(answer)] for answer in answers]
         print_table("", ["", ""], [*rows, ["page", str(page or folder / "report.html")]])
+
+
+def _said(answer: Any) -> str:
+    """Return an answer with its verdict once."""
+    said = answer.sentence.lower().startswith(answer.verdict)
+    return answer.sentence if said else f"{answer.verdict}: {answer.sentence}"
 
 
 def _labels(record: Any) -> dict[str, str]:
