@@ -10,16 +10,20 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.reports.folders import preflight, record
 from tests.reports.reading import Page
 from tests.reports.test_chromium import CHROMIUM, opened
 from tests.reports.test_page import PAYLOADS
 from tests.study.fixtures import Shape, make_study
+from tether.errors import RunFolderError
 from tether.records.findings import Findings, read_findings
 from tether.records.results import write_json, write_lines
-from tether.records.study import read_study
+from tether.records.study import cell_folder, read_study
 from tether.reports.knob import knob_text
-from tether.reports.study_examples import SHADES, Picture, coloured
-from tether.study.report import write_study_report
+from tether.reports.tables import number
+from tether.reports.token_pictures import SHADES, Picture, coloured
+from tether.study.report import write_example, write_study_report
+from tether.study.tables import Tokens, read_table
 
 INVISIBLE = re.compile(
     "[\\u00ad\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\U000e0000-\\U000e007f\\x00-\\x08\\x0b-\\x1f]"
@@ -30,11 +34,15 @@ INVISIBLE = re.compile(
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a judged study with its report."""
     folder = tmp_path_factory.mktemp("study")
-    record = make_study(
+    made = make_study(
         folder, betas=(1.0, 0.1, 0.01), references=("self", "none", "model:strong"), shape=Shape(prompts=40)
     )
-    write_json(folder / "study.json", record.model_copy(update={"judge": "gold_reward"}))
+    write_json(folder / "study.json", made.model_copy(update={"judge": "gold_reward"}))
     (folder / "study.yaml").write_text("beta: [1.0, 0.1, 0.01]\n", encoding="utf-8")
+    for cell in made.cells:
+        home = cell_folder(folder, cell.cell_id)
+        write_json(home / "run.json", record([], reference={"kind": cell.factors.reference, "rows": 40}))
+        write_json(home / "preflight.json", preflight())
     write_study_report(folder)
     return folder
 
@@ -63,7 +71,7 @@ def test_verdicts_come_first_and_say_what_the_findings_say(page: Page, found: Fi
     for section in (
         "Do you need a reference?", "Which reference?", "What the knob did", "How it learnt",
         "Token by token", "The same prompt, every strength", "Everything measured", "What exactly was run",
-        "How to repeat it",
+        "The rows", "How to repeat it",
         "tether study study.yaml", "beta: [1.0, 0.1, 0.01]",
     ):  # fmt: skip
         assert section in text, section
@@ -83,6 +91,7 @@ def test_every_picture_is_a_file_in_three_forms_and_its_numbers_are_the_findings
     files = sorted(path.name for path in (study / "plots").iterdir())
     names = {name.rpartition(".")[0] for name in files}
     assert {"frontier", "beta_curve", "kl_by_beta", "token_types", "largest_falls", "end_token"} <= names
+    assert {"by_position_chosen", "by_position_rejected", "tokens_1", "tokens_6"} <= names
     assert files == sorted(f"{name}.{kind}" for name in names for kind in ("svg", "png", "csv"))
     for name in names:
         ElementTree.fromstring((study / "plots" / f"{name}.svg").read_text())
@@ -103,6 +112,52 @@ def test_the_end_token_is_told_per_objective(page: Page, found: Findings) -> Non
     chosen = sum(float(e["chosen"] or 0) for e in ends) / len(ends)
     place = max(i for i, text in enumerate(cells) if text == "posterior")
     assert cells[place + 1] == f"{chosen:.2f}".replace("-", "−")
+
+
+def test_what_the_preflight_found_and_what_each_reference_is_stands_on_the_page(
+    page: Page, found: Findings
+) -> None:
+    text = page.text.replace("\u00a0", " ")
+    assert "Of 1,200 rows read, 988 were trained on, 200 held out and 12 left out." in text
+    rows = [[cell for cell in row.text.split("\n") if cell] for row in page.find("tr")]
+    identical = next(" ".join(row) for row in rows if any("identical" in cell for cell in row))
+    assert "12" in identical and "train.jsonl:3, train.jsonl:4, train.jsonl:5 and 9 more" in identical
+    assert "ab" * 8 in text and "models/replies-base" in text and "references" in text.lower()
+    warned = [notice for notice in found.notices if notice.startswith("Data, length difference, 988 rows")]
+    assert len(warned) == 1
+    assert list(found.identity["references"]) == ["self", "none", "model:strong"]
+    assert found.identity["references"]["model:strong"]["kind"] == "model:strong"
+
+
+def test_token_pictures_are_drawn_with_their_numbers(study: Path) -> None:
+    with (study / "plots" / "tokens_1.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["row_id"] for row in rows} == {"eval.jsonl:1"} and {row["role"] for row in rows} == {"chosen"}
+    drawn = ElementTree.fromstring((study / "plots" / "tokens_1.svg").read_text())
+    pieces = [e for e in drawn.iter() if e.tag.endswith("text")]
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    assert len(settings) == 3 and len(pieces) == 1 + 2 * len(settings) + len(rows)
+    coloured_ones = sum(abs(float(row["log_ratio"])) >= 0.5 for row in rows)
+    assert sum(e.tag.endswith("rect") for e in drawn.iter()) == 1 + coloured_ones > 1
+
+
+def test_any_held_out_row_has_a_page_of_every_setting(study: Path, found: Findings) -> None:
+    page = Page(write_example(study, "eval.jsonl:17").read_text(encoding="utf-8"))
+    measured = [s.setting.name for s in found.settings if s.cells]
+    strips = page.find("div", "strip")
+    assert len(strips) == 2 * len(measured)  # chosen and rejected
+    assert all(name in page.text for name in measured) and "Where is order 16?" in page.text
+    tokens = read_table(
+        Tokens, cell_folder(study, found.settings[0].cells[0]) / "measures" / "tokens.parquet"
+    )
+    own = [i for i, row in enumerate(tokens.row_id) if row == "eval.jsonl:17" and tokens.role[i] == "chosen"]
+    values = (tokens.policy_logp - tokens.start_logp)[own]
+    shown = [e.attributes["data-v"] for e in page.find("span", "tok") if "data-v" in e.attributes]
+    assert shown[: len(own)] == [number(float(value), 2, signed=True) for value in values]
+    with (study / "examples" / "eval.jsonl_17.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == len(shown)
+    with pytest.raises(RunFolderError, match=r"eval\.jsonl:99: no such row is held out.*lists all 40"):
+        write_example(study, "eval.jsonl:99")
 
 
 def test_the_page_allows_no_script_and_no_request(study: Path, page: Page) -> None:
@@ -163,17 +218,15 @@ def test_without_a_judge_the_page_says_so_and_still_shows_what_was_measured(tmp_
 
 def test_a_study_that_is_half_done_is_told_as_such(tmp_path: Path) -> None:
     make_study(tmp_path, betas=(1.0, 0.1), failed=("sigmoid-beta0.1-seed0",), shape=Shape(prompts=20))
-    record = read_study(tmp_path)
-    write_json(
-        tmp_path / "study.json", record.model_copy(update={"status": "running", "judge": "gold_reward"})
-    )
+    made = read_study(tmp_path)
+    write_json(tmp_path / "study.json", made.model_copy(update={"status": "running", "judge": "gold_reward"}))
     text = Page(write_study_report(tmp_path).read_text(encoding="utf-8")).text
     assert "This study is running" in text and "sigmoid-beta0.1-seed0 failed after 2 attempts" in text
 
 
 def hostile(folder: Path) -> Path:
     """Write a study whose every text wants to run."""
-    record = make_study(folder, betas=(1.0, 0.1), shape=Shape(prompts=len(PAYLOADS)))
+    made = make_study(folder, betas=(1.0, 0.1), shape=Shape(prompts=len(PAYLOADS)))
     rows = [f"eval.jsonl:{i + 1}" for i in range(len(PAYLOADS))]
     write_lines(
         folder / "shared" / "prompts.jsonl",
@@ -184,7 +237,7 @@ def hostile(folder: Path) -> Path:
     (folder / "study.yaml").write_text(PAYLOADS[1], encoding="utf-8")
     write_json(
         folder / "study.json",
-        record.model_copy(
+        made.model_copy(
             update={"judge": "gold_reward", "study_id": PAYLOADS[0], "hardware": {"x": PAYLOADS[4]}}
         ),
     )

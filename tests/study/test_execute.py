@@ -12,8 +12,9 @@ import pytest
 
 from tests.study.conftest import Here, Told
 from tests.tiny import tiny_model
+from tether.api import study_plan
 from tether.config.study import StudyConfig
-from tether.errors import GuardStop, Interrupted, RunFolderError
+from tether.errors import GuardStop, Interrupted, RunFolderError, UsageError
 from tether.records.results import file_digest, read_run
 from tether.records.study import StudyRecord, cell_folder, measures, read_study
 from tether.study import cell as cell_module
@@ -193,6 +194,16 @@ def test_rows_or_a_model_that_changed_in_between_are_refused(make_study: Make, t
     assert "not the model this study began with" in str(record.cells[1].error)
     model.write_bytes(weights_then)
     assert run(make_study(beta=[0.1], add=[{"beta": [0.2]}])).cells[1].state == "finished"
+
+
+def test_a_study_under_torchrun_is_refused_before_it_touches_its_folder(
+    make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for start in (lambda: run(make_study()), lambda: study_plan(make_study())):
+        with pytest.raises(UsageError, match="starts workers of its own; start it without torchrun"):
+            start()
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_folder_of_something_else_and_rows_all_trained_on_are_refused(

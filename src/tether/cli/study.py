@@ -122,6 +122,27 @@ def report(folder: Path, /, *, json: Annotated[bool, Parameter(negative="")] = F
     return 0
 
 
+@app.command
+def example(folder: Path, row: str, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Write a page of one held-out row: every token coloured by its log-ratio, under every setting.
+
+    Parameters
+    ----------
+    folder
+        Study folder.
+    row
+        Row id, as in shared/completions.jsonl.
+    json
+        Print the page's path as JSON.
+
+    """
+    from tether.study.report import write_example
+
+    page = write_example(folder, row)
+    print_json({"page": str(page)}) if json else print_table("", ["", ""], [["page", str(page)]])
+    return 0
+
+
 def _run(settings: StudyConfig, *, json: bool, quiet: bool) -> int:
     from tether import api
     from tether.cli.study_progress import StudyTerminal
@@ -147,29 +168,23 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
     """Print one row per cell: state, KL, scores, held-out loss and accuracies."""
     from tether.records.findings import FINDINGS, read_findings
-    from tether.records.study import cell_folder, measures
+    from tether.records.study import SHARED, cell_folder, measures
+    from tether.study.collect import cell_labels
 
     names = list(record.evaluators)
+    labels = cell_labels(record)
+    models = [("start", "", folder / SHARED / "start")]
+    models += [(labels[c.cell_id], c.state, cell_folder(folder, c.cell_id)) for c in record.cells]
     rows: list[list[object]] = []
-    labels = _labels(record)
-    for cell in record.cells:
-        found = measures(cell_folder(folder, cell.cell_id))
+    for label, state, home in models:
+        found = measures(home)
         if found is None:
-            rows.append([labels[cell.cell_id], cell.state, "", "", "", *[""] * len(names)])
+            rows.append([label, state, "", "", "", *[""] * len(names)])
             continue
         scores = [_pm(found.scores.get(name), found.scores_se.get(name)) for name in names]
-        state = "degenerate" if found.degenerate else ""
         accuracy = "" if found.policy_accuracy is None else f"{found.policy_accuracy:.2f}"
-        rows.append(
-            [
-                labels[cell.cell_id],
-                state,
-                _pm(found.kl, found.kl_se),
-                accuracy,
-                f"{found.tokens:.0f}",
-                *scores,
-            ]
-        )
+        flag = "degenerate" if found.degenerate else ""
+        rows.append([label, flag, _pm(found.kl, found.kl_se), accuracy, f"{found.tokens:.0f}", *scores])
     print_table("", ["cell", "", "KL", "p-acc", "tokens", *names], rows)
     for cell in record.cells:
         if cell.error:
@@ -184,20 +199,6 @@ def _said(answer: Any) -> str:
     """Return an answer with its verdict once."""
     said = answer.sentence.lower().startswith(answer.verdict)
     return answer.sentence if said else f"{answer.verdict}: {answer.sentence}"
-
-
-def _labels(record: Any) -> dict[str, str]:
-    """Name every cell by the factors that differ between cells."""
-    values = {cell.cell_id: cell.factors.model_dump() for cell in record.cells}
-    varying = [name for name in FACTORS if len({str(v[name]) for v in values.values()}) > 1]
-    short = {"learning_rate": "lr ", "beta": "beta ", "seed": "seed ", "data_fraction": "data "}
-
-    def label(factors: dict[str, Any]) -> str:
-        parts = [(name, factors[name]) for name in varying if factors[name] is not None]
-        shown = ((short.get(n, ""), f"{v:g}" if isinstance(v, float) else str(v)) for n, v in parts)
-        return ", ".join(prefix + text for prefix, text in shown) or str(factors["loss_type"])
-
-    return {cell_id: label(factors) for cell_id, factors in values.items()}
 
 
 def show_plan(plan: Any) -> None:
@@ -227,7 +228,8 @@ def help_page() -> str:
     head = [
         "Usage: tether study [STUDY.yaml] --model M --data D --output-dir O [OPTIONS]",
         "       tether study add O --beta 0.05      more cells",
-        "       tether study report O               the table again",
+        "       tether study report O               the table and the page again",
+        "       tether study example O ROW          one held-out row, token by token",
         "",
         "Run a grid of trainings that share what can be shared, measured alike. Factors",
         "take lists with commas; any other option of tether train is the same in every",

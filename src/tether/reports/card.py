@@ -74,7 +74,7 @@ def card_text(contents: RunContents, *, adapter: bool) -> str:
         measured=measurement_table(contents),
         files=data_files(contents),
         rows=contents.rows,
-        findings=findings_table(contents),
+        findings=findings_table(contents.findings),
         warnings=[notice.text for notice in notices_of(contents)],
         config=shareable(contents.config_text),
         versions=", ".join(f"{key} {value}" for key, value in record.versions.items()),

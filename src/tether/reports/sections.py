@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tether.records.results import Measurement, Sample
+from tether.records.results import Finding, Measurement, Sample
 from tether.reports.contents import RunContents, words
 from tether.reports.explain import beta_of
 from tether.reports.tables import (
@@ -216,7 +216,7 @@ MEASURED = (
 )
 
 
-def data_table(contents: RunContents) -> Table | None:
+def data_table(files: Sequence[Mapping[str, Any]]) -> Table | None:
     """Return the data files, their rows and digests."""
     rows = tuple(
         (
@@ -226,26 +226,26 @@ def data_table(contents: RunContents) -> Table | None:
             *(count(file[key]) if isinstance(file.get(key), int) else "–" for key in ("read", "used")),
             str(file.get("sha256") or "")[:16],
         )
-        for file in contents.files
+        for file in files
     )
     columns = ("part", "file", "format", "rows read", "rows usable", "sha256")
     return Table(columns, rows, frozenset({3, 4})) if rows else None
 
 
-def findings_table(contents: RunContents) -> Table | None:
+def findings_table(findings: Sequence[Finding]) -> Table | None:
     """Return what the preflight found, with the first rows of each kind."""
-    if not contents.findings:
+    if not findings:
         return None
     rows = tuple(
-        (finding.severity, words(finding.kind), count(finding.count), finding.text, _some(finding.rows))
-        for finding in contents.findings
+        (finding.severity, words(finding.kind), count(finding.count), finding.text, _some(finding))
+        for finding in findings
     )
     return Table(("", "kind", "rows", "what it is", "first rows"), rows, frozenset({2}))
 
 
-def _some(rows: Sequence[str]) -> str:
-    rest = f" and {count(len(rows) - 3)} more" if len(rows) > 3 else ""
-    return ", ".join(rows[:3]) + rest
+def _some(finding: Finding) -> str:
+    more = finding.count - len(finding.rows[:3])
+    return ", ".join(finding.rows[:3]) + (f" and {count(more)} more" if finding.rows and more else "")
 
 
 def fact_groups(contents: RunContents) -> list[tuple[str, list[tuple[str, str]]]]:

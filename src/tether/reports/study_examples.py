@@ -1,4 +1,4 @@
-"""Texts a study page shows: the same prompt under every strength, and answers coloured token by token."""
+"""Texts a study page shows: the same prompt answered under every strength."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from tether.records.rows import Content
-from tether.reports.study_figures import shown
 from tether.reports.tables import number
 from tether.reports.verbatim import Turn, turns, verbatim
 
@@ -14,8 +13,6 @@ TEXT = 1_200
 """Characters of one answer that the explorer shows."""
 FIRST = 4
 """Prompts shown before a reader asks for more."""
-SHADES = ((-5.0, "f3"), (-2.0, "f2"), (-0.5, "f1"), (0.5, ""), (2.0, "r1"), (5.0, "r2"))
-"""Upper end of each shade of a token's log-ratio, nats; beyond the last: r3."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,6 @@ class Asked:
 
     prompt: Content
     answers: tuple[Answered, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A held-out answer under every strength: (setting, [(token, log policy - log start in nats)])."""
-
-    prompt: Content
-    role: str
-    rows: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
-    left_out: int = 0
-    """Tokens beyond those shown."""
 
 
 @dataclass(frozen=True)
@@ -77,31 +63,6 @@ def explorer(asked: Sequence[Asked], score: str) -> list[ShownPrompt]:
         )
         for index, one in enumerate(asked)
     ]
-
-
-def coloured(picture: Picture) -> list[tuple[str, Markup, str]]:
-    """Return (setting, tokens as coloured HTML, sum of log-ratios) per row of a picture."""
-    return [
-        (
-            setting,
-            Markup("").join(_token(text, value) for text, value in row),
-            number(sum(value for _, value in row), 1, signed=True),
-        )
-        for setting, row in picture.rows
-    ]
-
-
-def _token(text: str, value: float) -> Markup:
-    shade = next((name for limit, name in SHADES if value < limit), "r3")
-    told = number(value, 2, signed=True)
-    return Markup('<span class="tok {}" data-v="{}" title="{} nats">{}</span>').format(
-        shade, told, told, _spaced(text)
-    )
-
-
-def _spaced(text: str) -> str:
-    """Keep ordinary spaces as they are and make other white space visible."""
-    return shown(text) if not text.strip() and text != " " else text.replace("\n", "⏎")
 
 
 def _facts(answer: Answered, score: str) -> str:

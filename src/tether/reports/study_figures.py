@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tether.analysis.drift import FrontierLaw
-from tether.records.findings import Comparison, Findings, Law, Point, SettingFinding
+from tether.records.findings import Comparison, Findings, Law, Point, SettingFinding, TokenFinding
 from tether.reports import plots, study_plots
 from tether.reports.figures import Figure
 from tether.reports.plots import BLUE, GREY, INK, ORANGE, SERIES, Axis
@@ -120,19 +120,27 @@ def token_figures(findings: Findings) -> list[Figure]:
         return []
     colours = study_plots.ramp(names)
     found = [_distribution(own, names, colours), _falls(own, names, colours), _end(findings, own)]
+    found += [
+        _positions(own, names, colours, role)
+        for role in dict.fromkeys(r for n in names for r in own[n].positions)
+    ]
+    return [figure for figure in found if figure is not None]
+
+
+def _positions(
+    own: dict[str, TokenFinding], names: Sequence[str], colours: dict[str, str], role: str
+) -> Figure | None:
     rows = [
         {"x": first + 1, "y": mean, "series": name}
         for name in names
-        for first, mean in own[name].positions.get("chosen", ())
+        for first, mean in own[name].positions.get(role, ())
     ]
-    if len({row["x"] for row in rows}) > 1:
-        marks = tuple(sorted({float(row["x"]) for row in rows}))
-        chart = plots.lines(rows, Axis("token of the answer, from", marks=marks), Axis(), colours, rule=0.0)
-        text = (
-            "Mean log policy − log start per token of chosen answers, nats, by where in the answer it stands."
-        )
-        found.append(Figure("by_position", "By position", text, chart, tuple(rows)))
-    return [figure for figure in found if figure is not None]
+    if len({row["x"] for row in rows}) < 2:
+        return None
+    marks = tuple(sorted({float(row["x"]) for row in rows}))
+    chart = plots.lines(rows, Axis("token of the answer, from", marks=marks), Axis(), colours, rule=0.0)
+    text = f"Mean log policy − log start per token of {role} answers, nats, by where in the answer it stands."
+    return Figure(f"by_position_{role}", f"By position, {role} answers", text, chart, tuple(rows))
 
 
 def _brief(findings: Findings) -> dict[str, str]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from tether import __version__
 from tether.records.findings import Answer, Findings
-from tether.records.results import write_text
+from tether.records.results import Finding, write_text
 from tether.reports.figures import write_figures
 from tether.reports.knob import knob_text
 from tether.reports.page import render
-from tether.reports.study_examples import Asked, Picture, coloured, explorer
+from tether.reports.sections import data_table, findings_table
+from tether.reports.study_examples import Asked, explorer
 from tether.reports.study_figures import (
     comparison_figure,
     frontier_figures,
@@ -28,6 +30,7 @@ from tether.reports.study_tables import (
     equal_kl_table,
     laws_table,
     measured_table,
+    names_text,
     plain_text,
     range_text,
     rules_table,
@@ -35,7 +38,8 @@ from tether.reports.study_tables import (
     settings_table,
     shuffled_table,
 )
-from tether.reports.tables import count, decimals_for, flattened, number, percent, with_error
+from tether.reports.tables import Table, count, csv_text, decimals_for, flattened, number, percent, with_error
+from tether.reports.token_pictures import Picture, numbers, shown_pictures, write_pictures
 
 PLOTS = "plots"
 ASKED = {
@@ -43,7 +47,7 @@ ASKED = {
     "reference needed": "Do you need a reference?",
     "which reference": "Which reference?",
 }
-GROUPS = ("config", "shared", "timing", "versions", "hardware", "cells")
+GROUPS = ("model", "references", "config", "shared", "timing", "versions", "hardware", "cells")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,15 @@ class Card:
     claim: str
     notes: tuple[str, ...]
     basis: str
+
+
+@dataclass(frozen=True)
+class RowsFound:
+    """The study's rows: what became of them, the files, and what the preflight found."""
+
+    lead: str
+    files: Table | None
+    found: Table | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,7 @@ def write_study_page(
     plots = folder / PLOTS
     plots.mkdir(exist_ok=True)
     write_figures(plots, [*front, *needed, *which, *knob, *learning, *tokens])
+    write_pictures(plots, pictures)
     page = folder / "report.html"
     text = render(
         "study.html.jinja",
@@ -104,6 +118,7 @@ def write_study_page(
         learning_figures=learning,
         token_figures=tokens,
         settings=settings_table(findings),
+        names=names_text(findings),
         measured=measured_table(findings),
         laws=laws_table(findings),
         comparisons=comparison_table(findings.comparisons),
@@ -117,7 +132,8 @@ def write_study_page(
         knob=knob_text(findings),
         asked=explorer(asked, unit),
         asked_total=asked_total,
-        pictures=[(turns_of(p), p.role, coloured(p), p.left_out) for p in pictures],
+        pictures=shown_pictures(pictures),
+        rows=rows_found(findings),
         facts=[(name, flattened(findings.identity[name])) for name in GROUPS if findings.identity.get(name)],
         config_text=config_text,
         folder=shlex.quote(folder.resolve().name),
@@ -126,10 +142,22 @@ def write_study_page(
     return page
 
 
-def turns_of(picture: Picture) -> str:
-    """Return the last thing a picture's prompt says."""
-    prompt = picture.prompt
-    return prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "") if prompt else "")
+def write_example_page(path: Path, study_id: str, pictures: Sequence[Picture]) -> Path:
+    """Write one held-out row token by token under every setting, its numbers beside it as CSV."""
+    write_text(path.with_suffix(".csv"), csv_text(list(numbers(pictures))))
+    write_text(
+        path,
+        render(
+            "example.html.jinja",
+            title=f"{study_id}: {pictures[0].row_id}",
+            study_id=study_id,
+            version=__version__,
+            row_id=pictures[0].row_id,
+            pictures=shown_pictures(pictures),
+            numbers=quote(path.with_suffix(".csv").name),
+        ),
+    )
+    return path
 
 
 def headline(findings: Findings) -> str:
@@ -187,6 +215,24 @@ def tiles_of(findings: Findings) -> list[Tile]:
         note = f"{share}, in {regret.evaluator.replace('_', ' ')}"
         tiles.append(Tile("Regret", value, note))
     return tiles
+
+
+def rows_found(findings: Findings) -> RowsFound | None:
+    """Return what became of the rows; None where no cell recorded it."""
+    data = findings.identity.get("data")
+    if not data:
+        return None
+    lead = ""
+    if data["left_out"] is not None:
+        lead = (
+            f"Of {count(data['read'])} rows read, {count(data['used'])} were trained on, "
+            f"{count(data['held_out'] or 0)} held out and {count(data['left_out'])} left out."
+        )
+    return RowsFound(
+        lead,
+        data_table(data["files"]),
+        findings_table([Finding.model_validate(found) for found in data["findings"]]),
+    )
 
 
 def dial_text(findings: Findings) -> str:

@@ -32,6 +32,21 @@ def settings_table(findings: Findings) -> Table:
     return Table((*names, "KL per token", "seeds", "flags"), rows, frozenset({1, 2, 4, 5, 6}))
 
 
+MEANT = {
+    "posterior": "posterior is DPO's loss without a reference",
+    "likelihood": "likelihood holds DPO's loss to the prior, the model's own probability of the answer "
+    "without its prompt",
+}
+"""Names of RefDPO (arXiv 2407.13709) that say little by themselves."""
+
+
+def names_text(findings: Findings) -> str:
+    """Explain the names of arms that need it."""
+    arms = {s.setting.arm.partition(",")[0] for s in findings.settings}
+    told = [text for name, text in MEANT.items() if name in arms]
+    return f"Names as in RefDPO: {'; '.join(told)}." if told else ""
+
+
 def _p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else number(p, 3 if p < 0.1 else 2)
 

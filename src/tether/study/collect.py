@@ -1,6 +1,7 @@
 """A study folder in memory: settings, the board, and what single cells measured. No torch."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -134,27 +135,43 @@ def read_folder(folder: Path) -> Study:
     )
 
 
-def arm_name(factors: Factors) -> str:
-    """Return objective and reference in words."""
+def arm_name(factors: Factors, reference: str | None = None) -> str:
+    """Return objective and reference in words; `reference` is its short name, where it has one."""
     known = OBJECTIVES.get((factors.loss_type, factors.reference))
     if known is not None:
         return known
     base = "DPO" if factors.loss_type == "sigmoid" else factors.loss_type
-    return base if factors.reference in ("self", "none") else f"{base}, reference {factors.reference}"
+    if factors.reference in ("self", "none"):
+        return base
+    return f"{base}, reference {reference or factors.reference}"
+
+
+def short_references(references: Iterable[str]) -> dict[str, str]:
+    """Return a short name per reference: the last part of its path, where no other one has it too."""
+    short = {name: _last_part(name) for name in references}
+    counts = Counter(short.values())
+    return {name: own if counts[own] == 1 else name for name, own in short.items()}
+
+
+def _last_part(reference: str) -> str:
+    kind, colon, path = reference.partition(":")
+    # A run's model stands in RUN/model: the run's name says more.
+    return kind + colon + (Path(path).parent.name if Path(path).name == "model" else Path(path).name)
 
 
 def namer(factors: Sequence[Factors]) -> Callable[[Factors], Setting]:
     """Return a function from factors to settings whose names hold what varies, and beta."""
+    short = short_references({f.reference for f in factors})
     arms = {arm_name(f) for f in factors}
     rates, fractions = {f.learning_rate for f in factors}, {f.data_fraction for f in factors}
 
     def setting(f: Factors) -> Setting:
-        arm = arm_name(f)
+        plain = arm = arm_name(f, short[f.reference])
         if len(fractions) > 1:
             arm += f", {100 * f.data_fraction:g} % of the pairs"
         if f.labels != "given":
             arm += f", {f.labels} labels"
-        parts = [arm if len(arms) > 1 or arm != arm_name(f) else ""]
+        parts = [arm if len(arms) > 1 or arm != plain else ""]
         parts.append(f"β {f.beta:g}" if f.beta is not None else "")
         parts.append(f"lr {f.learning_rate:g}" if len(rates) > 1 else "")
         return Setting(
@@ -164,6 +181,16 @@ def namer(factors: Sequence[Factors]) -> Callable[[Factors], Setting]:
         )
 
     return setting
+
+
+def cell_labels(record: StudyRecord) -> dict[str, str]:
+    """Return a short name per cell id: its setting, and its seed where there are several."""
+    factors = [cell.factors for cell in record.cells]
+    name, several = namer(factors), len({f.seed for f in factors}) > 1
+    return {
+        cell.cell_id: name(cell.factors).name + (f", seed {cell.factors.seed}" if several else "")
+        for cell in record.cells
+    }
 
 
 def board_of(study: Study, score: str) -> Board | None:

@@ -83,11 +83,10 @@ def run_study(
         Interrupted: a signal came; all running cells were saved.
 
     """
-    folder = StudyFolder(config)
+    folder, bench = StudyFolder(config), Bench(config)
     with folder.locked():
         began = time.monotonic()
         known = folder.known()
-        bench = Bench(config)
         plan = plan_study(bench, timing=False)
         record = folder.begin(known, complete(bench))
         for text in told(plan) if plan.finished < plan.cells else told(plan)[:1]:
@@ -125,7 +124,8 @@ def told(plan: StudyPlan) -> list[str]:
         f"{plan.workers} workers of {plan.threads} threads, {plan.memory_mib:.0f} MiB each "
         f"({plan.memory_free_mib:.0f} free); {plan.disk_mib:.0f} MiB of disk ({plan.disk_free_mib:.0f} free)",
     ]
-    return [*lines, *(f"left out: {count} x {reason}" for reason, count in plan.skipped.items())]
+    unasked = {reason: count for reason, count in plan.skipped.items() if reason != EXCLUDED}
+    return [*lines, *(f"left out: {count} x {reason}" for reason, count in unasked.items())]
 
 
 class StudyFolder:

@@ -1,6 +1,6 @@
 """`findings(folder)`: everything a study found, as data; the page is drawn from it. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tether.study.collect import (
     start_numbers,
 )
 from tether.study.frontier import laws, optimum_points, points
+from tether.study.identity import identity
 from tether.study.more_pairs import pairs_note
 from tether.study.tables import HeldOut, read_table
 from tether.study.tight import how_tight
@@ -66,6 +67,7 @@ def findings_of(study: Study, *, seed: int = 0) -> Findings:
     board = None if study.judge is None else board_of(study, study.judge)
     settings = setting_findings(study)
     asked = _asked(study, board)
+    known = identity(study)
     common: dict[str, Any] = {
         "study_id": record.study_id,
         "tether_version": __version__,
@@ -78,7 +80,7 @@ def findings_of(study: Study, *, seed: int = 0) -> Findings:
         "tokens": tuple(token_findings(study)),
         "curves": tuple(learning_curves(study)),
         "distances": tuple(reference_distances(study)),
-        "identity": identity(study),
+        "identity": known,
         "alpha": ALPHA,
     }
     if board is None:
@@ -110,7 +112,7 @@ def findings_of(study: Study, *, seed: int = 0) -> Findings:
         interval=main.answer.interval if main else None,
         n=board.n,
         seeds=len(board.seeds),
-        notices=tuple([*_notices(study), *board.notices]),
+        notices=tuple([*_notices(study, known), *board.notices]),
         answers=tuple(answers),
         settings=tuple(_scored(board, tight, s) for s in settings),
         tight=tuple(tight),
@@ -259,13 +261,13 @@ def _without_judge(study: Study, settings: list[SettingFinding], common: dict[st
         **common,
         n=study.start.prompts,
         seeds=seeds,
-        notices=tuple(_notices(study)),
+        notices=tuple(_notices(study, common["identity"])),
         answers=tuple(answers),
         settings=tuple(settings),
     )
 
 
-def _notices(study: Study) -> list[str]:
+def _notices(study: Study, known: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     if study.record.status != "finished":
         found.append(f"This study is {study.record.status}: the page shows what was measured so far.")
@@ -276,6 +278,10 @@ def _notices(study: Study) -> list[str]:
             )
     for left in study.record.skipped:
         found.append(f"Left out: {', '.join(f'{k} {v}' for k, v in left.items())}.")
+    for finding in known.get("data", {}).get("findings", ()):
+        if finding["severity"] == "warning":
+            kind = str(finding["kind"]).replace("_", " ")
+            found.append(f"Data, {kind}, {finding['count']:,} rows: {finding['text']}")
     return found
 
 
@@ -307,22 +313,3 @@ def reference_distances(study: Study) -> list[ReferenceDistance]:
         held = read_table(HeldOut, cell.folder / MEASURES / "held_out.parquet")
         ratios[reference] = (held.reference_logp - held.start_logp) / held.tokens
     return which.distances(ratios)
-
-
-def identity(study: Study) -> dict[str, Any]:
-    """Return what the study recorded of itself, for the page's last tables."""
-    record = study.record
-    return {
-        "config": record.config,
-        "world": record.world,
-        "evaluators": list(record.evaluators),
-        "shared": record.shared,
-        "timing": record.timing,
-        "versions": record.versions,
-        "hardware": record.hardware,
-        "created": record.created,
-        "cells": {
-            cell.cell_id: {"state": cell.state, "attempts": cell.attempts, "seconds": cell.seconds}
-            for cell in record.cells
-        },
-    }

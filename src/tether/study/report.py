@@ -1,16 +1,21 @@
-"""`write_study_report(folder)`: findings.json, then the page and its pictures. No torch."""
+"""Writes findings.json, the page and its pictures, and pages of single rows. No torch."""
 
+import difflib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tether.errors import RunFolderError
 from tether.records.findings import FINDINGS
 from tether.records.results import read_lines, write_json
 from tether.records.rows import Content
 from tether.records.study import SHARED
-from tether.reports.study_examples import Answered, Asked, Picture
+from tether.reports.study_examples import Answered, Asked
 from tether.reports.study_figures import main_arm
-from tether.reports.study_page import write_study_page
+from tether.reports.study_page import write_example_page, write_study_page
+from tether.reports.token_pictures import Picture
 from tether.study.collect import Cell, Study, read_folder
 from tether.study.questions import findings_of
 from tether.study.tables import Samples
@@ -20,6 +25,8 @@ PROMPTS = 24
 """Most prompts of the explorer."""
 PICTURES = 3
 """Held-out rows shown token by token, chosen and rejected each."""
+EXAMPLES = "examples"
+"""Folder of pages of single rows."""
 TOKENS = 90
 """Most tokens of one such answer."""
 
@@ -75,19 +82,22 @@ def asked(study: Study, cells: list[Cell], prompts: dict[str, Content]) -> list[
     return found
 
 
-def pictures(study: Study, cells: list[Cell]) -> list[Picture]:
-    """Return the first held-out answers, token by token under every cell."""
+def pictures(
+    study: Study, cells: Sequence[Cell], rows: Sequence[str] | None = None, limit: int | None = TOKENS
+) -> list[Picture]:
+    """Return held-out answers token by token under every cell: of these rows, or of the first ones."""
     texts = [
         (str(row["row_id"]), str(row["role"]), content(row["prompt"]))
         for row in read_lines(study.folder / SHARED / "completions.jsonl")
     ]
-    first = list(dict.fromkeys(row_id for row_id, _, _ in texts))[:PICTURES]
+    if rows is None:
+        rows = list(dict.fromkeys(row_id for row_id, _, _ in texts))[:PICTURES]
     tables = [(cell.setting.name, read_tokens(cell)) for cell in cells]
     found: list[Picture] = []
     for row_id, role, prompt in texts:
-        if row_id not in first:
+        if row_id not in rows:
             continue
-        rows: list[tuple[str, tuple[tuple[str, float], ...]]] = []
+        strips: list[tuple[str, tuple[tuple[str, float], ...]]] = []
         length = 0
         for name, table in tables:
             own = np.array(
@@ -95,12 +105,34 @@ def pictures(study: Study, cells: list[Cell]) -> list[Picture]:
                 dtype=np.int64,
             )
             length = max(length, len(own))
-            values, ids = ratios(table)[own[:TOKENS]], table.token_id[own[:TOKENS]]
+            values, ids = ratios(table)[own[:limit]], table.token_id[own[:limit]]
             pairs = zip(ids.tolist(), values.tolist(), strict=True)
-            rows.append((name, tuple((token_text(study, int(i)), float(v)) for i, v in pairs)))
+            strips.append((name, tuple((token_text(study, int(i)), float(v)) for i, v in pairs)))
         if length:
-            found.append(Picture(prompt, role, tuple(rows), max(0, length - TOKENS)))
+            left = 0 if limit is None else max(0, length - limit)
+            found.append(Picture(prompt, role, tuple(strips), left, row_id))
     return found
+
+
+def write_example(folder: Path, row_id: str) -> Path:
+    """Write `examples/ROW.html` of a study folder: one held-out row, token by token, every setting.
+
+    Raises:
+        RunFolderError: no study here, or no such row is held out.
+
+    """
+    study = read_folder(folder)
+    cells = [study.of(setting)[0] for setting in study.settings if study.of(setting)]
+    found = pictures(study, cells, [row_id], limit=None)
+    if not found:
+        source = folder / SHARED / "completions.jsonl"
+        known = list(dict.fromkeys(str(row["row_id"]) for row in read_lines(source)))
+        near = difflib.get_close_matches(row_id, known, 1) or known[:1]
+        hint = f"; for example {near[0]}" if near else ""
+        raise RunFolderError(f"{row_id}: no such row is held out; {source} lists all {len(known)}{hint}")
+    path = folder / EXAMPLES / (re.sub(r"[^A-Za-z0-9._-]", "_", row_id) + ".html")
+    path.parent.mkdir(exist_ok=True)
+    return write_example_page(path, study.record.study_id, found)
 
 
 def _first_samples(samples: Samples) -> dict[str, int]:

@@ -49,9 +49,12 @@ def which_reference(
     found = compare(board, pairs, alpha=alpha, seed=seed)
     head, better = found[0], [c for c in found[1:] if c.verdict == "supported"]
     gap = interval_text(head.difference)
-    sides = f"{head.first_setting} and, held to the start model, {head.second_setting}"
+    by_name = {setting.name: setting for setting in board.settings}
+    sides = (
+        f"models held to {_held(by_name[head.first_setting])} and to {_held(by_name[head.second_setting])}"
+    )
     sentence = {
-        "supported": f"{', '.join(c.first for c in better) or 'Another one'}: between {sides} "
+        "supported": f"{', '.join(c.first for c in better) or 'Another one'}: between {sides}, "
         f"the other reference gains {gap}.",
         "contradicted": f"The start model: every other reference is worse; {sides} differ by {gap}.",
     }.get(head.verdict, f"Not distinguishable: {sides} differ by {gap}.")
@@ -66,6 +69,14 @@ def which_reference(
         interval=head.difference,
     )
     return answer, found
+
+
+def _held(setting: Setting) -> str:
+    """Say what a setting is held to, and how tightly."""
+    words = {"self": "the start model", "prior": "the prior (RefDPO's likelihood)"}
+    strength = setting.name.removeprefix(setting.arm).strip()
+    held = words.get(setting.reference, setting.arm.rpartition(", reference ")[2].partition(", ")[0])
+    return f"{held} at {strength}" if strength else held
 
 
 def shuffle_controls(board: Board, *, alpha: float, seed: int = 0) -> list[ShuffleControl]:

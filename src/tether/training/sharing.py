@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
+from tether.config.launch import process_count
+from tether.errors import UsageError
 from tether.policies.artifact import MANIFEST
 from tether.policies.load import LoadedModel
 from tether.records.results import write_text
@@ -48,9 +50,17 @@ class Shared:
 
 
 class Kept(Shared):
-    """Keeps what was made: in memory for this process, under `folder` for all that use it."""
+    """Keeps what was made: in memory for this process, under `folder` for all that use it.
+
+    Raises:
+        UsageError: torchrun started this process. Processes of one run wait for each other in exchanges; one
+            that waits for a file lock another holds would never come.
+
+    """
 
     def __init__(self, folder: Path) -> None:
+        if process_count() > 1:
+            raise UsageError(f"{folder.parent}: a study starts workers of its own; start it without torchrun")
         self._folder = folder
         self._memory: dict[str, Any] = {}
         self._scorers: set[str] = set()
