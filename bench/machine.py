@@ -11,6 +11,8 @@ QUIET = 0.90
 """A run counts only while the machine gives this share of the rate it gave at the start."""
 
 _SIZE = {"cpu": 2048, "cuda": 8192}
+_PROBE_SECONDS = 3.0
+"""Long enough to see past the swings within seconds of a shared host; a lasting slowdown still shows."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ def rate(rows: int, inner: int, columns: int, *, device: str, bf16: bool, second
 
 
 def square_rate(device: str, bf16: bool = False) -> float:
-    """Return the rate of a large square product."""
+    """Return the rate of a large square product: what the machine gives when it is let."""
     size = _SIZE["cpu" if device == "cpu" else "cuda"]
-    return rate(size, size, size, device=device, bf16=bf16)
+    return rate(size, size, size, device=device, bf16=bf16, seconds=_PROBE_SECONDS)
 
 
 def rates(shape: Shape, *, device: str, bf16: bool, tokens: int = 2048) -> Rates:

@@ -11,31 +11,28 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    name: "tether.api"
-    for name in (
-        "check",
-        "compare",
-        "convert",
-        "generate",
-        "judge",
-        "make_world",
-        "merge",
-        "report",
-        "run_study",
-        "score",
-        "task",
-        "train",
-    )
-}
+_PUBLIC = (
+    "check",
+    "compare",
+    "convert",
+    "generate",
+    "judge",
+    "make_world",
+    "merge",
+    "report",
+    "run_study",
+    "score",
+    "task",
+    "train",
+)
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # pyright: ignore[reportUnsupportedDunderAll]  (lazy names)
+__all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]  (lazy names)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tether' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    return getattr(importlib.import_module("tether.api"), name)
 
 
 def __dir__() -> list[str]:

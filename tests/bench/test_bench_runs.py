@@ -62,7 +62,7 @@ def test_a_run_with_another_number_of_updates_does_not_count() -> None:
 
 
 def guarded(monkeypatch: pytest.MonkeyPatch, rates: list[float], **options: Any) -> turns.Run:
-    left = iter([100.0] * 5 + rates)
+    left = iter([100.0] * 2 + rates)
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
     said: list[str] = []

@@ -46,7 +46,7 @@ def test_the_largest_budget_is_the_last_that_fits(
 
     def with_room(mib: float, budget: int) -> dict[str, Any]:
         memory = Memory(100 * MIB, int((100 + mib) * MIB))
-        monkeypatch.setattr(api, "memory_of", lambda device: memory)
+        monkeypatch.setattr("tether.api.training.memory_of", lambda device: memory)
         return api.plan(make_config(max_tokens_per_microbatch=budget, dataset_name=str(data)))
 
     data = Path(make_config().output_dir).parent / "many.jsonl"

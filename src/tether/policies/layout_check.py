@@ -59,11 +59,13 @@ def choose_layout(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice
 
 def _first_that_agrees(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice:
     with torch.no_grad():
-        oracle = sequence_logprobs(model, batch, layout="padded")
+        # Group by group: the longest would pad all the others to its length.
         singles = [
             sequence_logprobs(model, batch.select([group]), layout="padded") for group in range(len(batch))
         ]
-        noise = _error(SequenceLogProbs(torch.cat([s.sums for s in singles]), oracle.counts), oracle)
+        oracle = _joined(singles)
+        short = sequence_logprobs(model, batch.select(range(min(2, len(batch)))), layout="padded")
+        noise = _error(short, _joined(singles[:2]))
         limit = max(1e-5, torch.finfo(_compute_dtype(model)).eps, 4 * noise)
         reasons: list[str] = []
         candidates: tuple[Layout, ...] = ("packed", "shared") if requested == "auto" else (_named(requested),)
@@ -88,6 +90,13 @@ def _first_that_agrees(model: Any, requested: str, batch: GroupBatch) -> LayoutC
 
 def _named(requested: str) -> Layout:
     return next(name for name in get_args(Layout) if name == requested)
+
+
+def _joined(parts: list[SequenceLogProbs]) -> SequenceLogProbs:
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return SequenceLogProbs(
+        torch.cat([part.sums for part in parts]), torch.cat([part.counts for part in parts]), torch.cat(tokens)
+    )
 
 
 def _error(ours: SequenceLogProbs, oracle: SequenceLogProbs) -> float:
