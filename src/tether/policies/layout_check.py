@@ -93,10 +93,9 @@ def _named(requested: str) -> Layout:
 
 
 def _joined(parts: list[SequenceLogProbs]) -> SequenceLogProbs:
+    sums, counts = [part.sums for part in parts], [part.counts for part in parts]
     tokens = [part.tokens for part in parts if part.tokens is not None]
-    return SequenceLogProbs(
-        torch.cat([part.sums for part in parts]), torch.cat([part.counts for part in parts]), torch.cat(tokens)
-    )
+    return SequenceLogProbs(torch.cat(sums), torch.cat(counts), torch.cat(tokens))
 
 
 def _error(ours: SequenceLogProbs, oracle: SequenceLogProbs) -> float:
