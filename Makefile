@@ -46,7 +46,7 @@ check: $(VENV)/.installed-lint
 	$(BIN)/basedpyright
 
 parity: $(VENV)/.installed-parity
-	$(BIN)/python -m pytest -m parity -n 0
+	$(BIN)/python -m pytest -m parity -n 0 -rs
 
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m golden -n 0
@@ -59,7 +59,7 @@ oracle:
 	$(PYTHON) -m venv .venv-oracle
 	.venv-oracle/bin/pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	.venv-oracle/bin/pip install --quiet -c constraints.txt -e ".[test,oracle]"
-	.venv-oracle/bin/python -m pytest -m oracle -n 0
+	.venv-oracle/bin/python -m pytest -m oracle -n 0 -rs
 
 # A real OpenAI-compatible server (`transformers serve`) with a tiny model, on the loopback address.
 $(VENV)/.installed-serve: $(VENV)/.installed-test
@@ -67,7 +67,7 @@ $(VENV)/.installed-serve: $(VENV)/.installed-test
 	touch $@
 
 serve: $(VENV)/.installed-serve
-	$(BIN)/python -m pytest -m serve -n 0
+	$(BIN)/python -m pytest -m serve -n 0 -rs
 
 # Both programs in one environment of their own, so that they share torch and transformers to the digit.
 .venv-bench/.installed: pyproject.toml constraints.txt

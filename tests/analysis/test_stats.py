@@ -155,3 +155,35 @@ def test_an_interval_of_shares_stays_inside_what_was_seen(values: list[float]) -
     slack = 1e-12
     assert 0 <= interval.low <= interval.estimate + slack
     assert interval.estimate - slack <= interval.high <= 1 or np.ptp(values) < 1e-9
+
+
+def test_a_handful_of_prompts_that_differ_tells_nothing_apart() -> None:
+    """Three of three is one pattern of signs in four (both sides), six of six one in 32."""
+    for few in (1, 2, 3, 4, 5):
+        interval = paired_bootstrap([1.0] * few + [0.0] * 60)
+        assert interval.low <= 0 and not distinguishable(interval)
+        assert not distinguishable(paired_bootstrap([-1.0] * few + [0.0] * 60))
+    assert distinguishable(paired_bootstrap([1.0] * 6 + [0.0] * 60))
+    assert not distinguishable(paired_bootstrap([1.0] * 3))
+    assert not distinguishable(mean_interval([1.0] * 3 + [0.5] * 60, bounds=(0, 1), null=0.5), 0.5)
+    assert distinguishable(mean_interval([1.0] * 8 + [0.5] * 60, bounds=(0, 1), null=0.5), 0.5)
+
+
+def test_samples_of_one_prompt_are_flipped_together() -> None:
+    """Twelve differences of three prompts are three signs."""
+    labels = np.repeat(np.arange(3), 4)
+    assert not distinguishable(paired_bootstrap(np.ones(12), clusters=labels))
+    assert distinguishable(paired_bootstrap(np.ones(12)))
+
+
+@pytest.mark.parametrize(("prompts", "share"), [(40, 0.1), (200, 0.02), (200, 0.05)])
+def test_models_that_differ_on_few_prompts_raise_no_more_alarms_than_announced(
+    prompts: int, share: float
+) -> None:
+    alarms = 0
+    for study in range(300):
+        generator = np.random.default_rng(study)
+        signs = np.where(generator.random(prompts) < 0.5, 1.0, -1.0)
+        values = (generator.random(prompts) < share) * signs
+        alarms += distinguishable(paired_bootstrap(values, draws=300, seed=study))
+    assert alarms <= 0.05 * 300 + 2.8 * math.sqrt(300 * 0.05 * 0.95)

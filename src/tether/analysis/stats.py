@@ -16,6 +16,8 @@ from tether.errors import DataError, UsageError
 Array = NDArray[np.float64]
 
 DRAWS = 2000
+FLIPPED = 16
+"""Most prompts that differ at all whose signs are all flipped for the exact test."""
 CHUNK = 4_000_000
 """Most resampling weights held at once (32 MB); larger samples are drawn in pieces."""
 
@@ -45,6 +47,7 @@ def mean_interval(
     *,
     clusters: ArrayLike | None = None,
     bounds: tuple[float, float] | None = None,
+    null: float | None = None,
     level: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
@@ -52,12 +55,15 @@ def mean_interval(
     """Return the mean of `values` with its bootstrap interval; deterministic for a seed.
 
     The interval is BCa (Efron 1987, JASA 82, eqs. 2.3, 4.4) at levels widened for small n (Hesterberg 2015,
-    Am. Stat. 69, section 3.3), so that it covers as announced from about 20 prompts on.
+    Am. Stat. 69, section 3.3), so that it covers as announced from about 20 prompts on. Where most values are
+    `null`, the few others decide, and the bootstrap is too sure of them: with at most `FLIPPED` of them the
+    interval keeps `null` unless the exact sign-flip test (Fisher 1935) refutes it too.
 
     Args:
         values: one value per prompt, or several where `clusters` says which belong together.
         clusters: what is resampled as one unit, one label per value.
         bounds: range of the values; equal values then get the exact binomial interval, never a point.
+        null: the value of no difference (0 of differences, 50 % of win rates), where there is one.
         level: two-sided coverage.
         draws: bootstrap resamples.
         seed: of the resampling.
@@ -77,9 +83,11 @@ def mean_interval(
     se = float(np.sqrt((influence**2).sum() / (n * (n - 1))))
     if np.ptp(x) == 0:
         low, high = _degenerate(estimate, n, bounds, level)
-        return Interval(estimate, low, high, se, n, level)
-    resampled = resampled_means(totals, sizes, draws=draws, seed=seed)
-    low, high = _bca(resampled, estimate, influence, level)
+    else:
+        resampled = resampled_means(totals, sizes, draws=draws, seed=seed)
+        low, high = _bca(resampled, estimate, influence, level)
+    if null is not None and not low <= null <= high and not _flips_refute(totals - null * sizes, level):
+        low, high = min(low, null), max(high, null)
     return Interval(estimate, low, high, se, n, level)
 
 
@@ -92,7 +100,7 @@ def paired_bootstrap(
     seed: int = 0,
 ) -> Interval:
     """Return the mean paired difference (A - B on the same prompt) with its interval; see `mean_interval`."""
-    return mean_interval(differences, clusters=clusters, level=level, draws=draws, seed=seed)
+    return mean_interval(differences, clusters=clusters, null=0.0, level=level, draws=draws, seed=seed)
 
 
 def bootstrap_interval(
@@ -226,6 +234,18 @@ def _degenerate(
         return value, value
     reach = (1 - ((1 - level) / 2) ** (1 / n)) * (bounds[1] - bounds[0])
     return max(bounds[0], value - reach), min(bounds[1], value + reach)
+
+
+def _flips_refute(deviations: Array, level: float) -> bool:
+    """Tell whether at most 1 - level of all sign patterns give a sum as far from 0; true beyond `FLIPPED`."""
+    sizes = np.abs(deviations[deviations != 0])
+    if len(sizes) > FLIPPED:
+        return True
+    sums = np.zeros(1)
+    for size in sizes:
+        sums = np.concatenate([sums + size, sums - size])
+    observed = abs(float(deviations.sum())) * (1 - 1e-12)
+    return float(np.mean(np.abs(sums) >= observed)) <= 1 - level
 
 
 def _bca(resampled: Array, estimate: float, influence: Array, level: float) -> tuple[float, float]:

@@ -23,6 +23,11 @@ class PairFiles(BaseModel):
         default_factory=dict,
         description="Columns of the test files under the names read: {label: completion}.",
     )
+    mark: str | None = Field(
+        None,
+        min_length=1,
+        description="Text every prompt ends with; where answers begin with it, it is moved to the prompt.",
+    )
     single_turn: bool = Field(False, description="Test prompts of one user turn only.")
 
 

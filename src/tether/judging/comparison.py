@@ -49,7 +49,9 @@ def compare_pair(verdicts: Sequence[Verdict], *, draws: int = 1000, seed: int = 
         raise DataError(f"{a} against {b}: no pair was judged in both orders ({len(verdicts)} failed)")
     shares = np.array([v.share for v in judged], dtype=np.float64)
     prompts = [v.id for v in judged]
-    win = mean_interval(100 * shares, clusters=prompts, bounds=(0, 100), seed=seed, draws=max(draws, 1000))
+    win = mean_interval(
+        100 * shares, clusters=prompts, bounds=(0, 100), null=50, seed=seed, draws=max(draws, 1000)
+    )
     first = np.array([_first_share(v) for v in judged])
     controlled, note = _length_controlled(judged, shares, draws=draws, seed=seed)
     sd = win.se * math.sqrt(win.n) if win.n > 1 else math.nan

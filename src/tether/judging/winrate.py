@@ -12,6 +12,7 @@ from tether.analysis.stats import (
     Interval,
     bootstrap_interval,
     mean_interval,
+    paired_bootstrap,
     required_size_for,
     resampling_weights,
 )
@@ -186,7 +187,7 @@ def paired_difference(annotations: Annotations, a: str, b: str, *, seed: int = 0
     """Return the difference in raw win rate on the prompts both have, with its paired interval."""
     first, second = (annotations.share[annotations.models.index(model)] * 100 for model in (a, b))
     both = np.isfinite(first) & np.isfinite(second)
-    interval = mean_interval(first[both] - second[both], seed=seed)
+    interval = paired_bootstrap(first[both] - second[both], seed=seed)
     return _difference(a, b, "win_rate", interval, first[both], second[both])
 
 

@@ -71,7 +71,7 @@ def win_rate(
     return WinRate(
         policy=policy,
         temperature=temperature,
-        win_rate=value(mean_interval([100 * s for s in shares], bounds=(0, 100), seed=seed)),
+        win_rate=value(mean_interval([100 * s for s in shares], bounds=(0, 100), null=50, seed=seed)),
         ties=100 * sum(share == 0.5 for share in shares) / len(shares),
         prompts=len(shares),
         failed=len(verdicts) - len(shares),

@@ -1,5 +1,6 @@
 """A task's data in one shape, whatever it came from: files of pairs, and under the task's data/ folder.
 
+train.jsonl, eval.jsonl   only where rows are changed (`tasks.marked`)
 prompts.jsonl      `id`, `prompt`: what is answered
 references.jsonl   `id`, `prompt`, `completion`: what answers are compared with
 data.json          what was read and left out; written last, so that it says all is there
@@ -7,7 +8,7 @@ data.json          what was read and left out; written last, so that it says all
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tether.errors import DataError, RunFolderError
 from tether.records.results import read_lines, write_json, write_lines
 from tether.records.rows import Content, Preference, canonical_json
 from tether.tasks.hub import model_folder
+from tether.tasks.marked import marked, write_marked
 from tether.worlds import load_world
 from tether.worlds.pairs import turn
 from tether.worlds.readable import Readable
@@ -104,16 +106,28 @@ def file_data(config: TaskConfig, files: PairFiles, folder: Path) -> TaskData:
     data, model = folder / "data", model_folder(config.model or "")
     if not (data / "data.json").is_file():
         rows, counts = pick_rows(files, config)
-        write_asked(data, rows, counts)
+        write_asked(data, rows, {**_moved(files, data), **counts})
+    moved = files.mark is not None
     return TaskData(
         model=model,
-        train=files.train,
-        held_out=files.eval,
+        train=(str(data / "train.jsonl"),) if moved else files.train,
+        held_out=str(data / "eval.jsonl") if moved and files.eval is not None else files.eval,
         prompts=data / "prompts.jsonl",
         asked=read_asked(data),
         references="the answers of the test rows (the chosen one where a row has two)",
         counts=read_counts(data),
     )
+
+
+def _moved(files: PairFiles, data: Path) -> dict[str, int]:
+    """Write training and held-out rows with the mark in their prompts, where the config names one."""
+    if files.mark is None:
+        return {}
+    data.mkdir(parents=True, exist_ok=True)
+    counts = write_marked(files.train, files.mark, data / "train.jsonl", "pairs")
+    if files.eval is not None:
+        counts |= write_marked((files.eval,), files.mark, data / "eval.jsonl", "held_out")
+    return counts
 
 
 def pick_rows(files: PairFiles, config: TaskConfig) -> tuple[list[Asked], dict[str, Any]]:
@@ -127,9 +141,10 @@ def pick_rows(files: PairFiles, config: TaskConfig) -> tuple[list[Asked], dict[s
     unreadable = 0
     for source in inputs(files.test, "eval"):
         for row in source.raw_rows(source.name):
-            unreadable += row.value is None
-            if row.value is not None:
-                raw.append({files.columns.get(name, name): value for name, value in row.value.items()})
+            value = None if row.value is None else _renamed(row.value, files)
+            unreadable += value is None
+            if value is not None:
+                raw.append(value)
     loaded = load(raw)
     one_turn = [row for row in loaded.rows if not files.single_turn or turns(row.prompt) == 1]
     distinct = {canonical_json(row.prompt): row for row in reversed(one_turn)}
@@ -146,6 +161,11 @@ def pick_rows(files: PairFiles, config: TaskConfig) -> tuple[list[Asked], dict[s
             f"{', '.join(files.test)}: {len(rows)} test prompts are left of {counts['test_read']} rows"
         )
     return [_asked(i, row) for i, row in enumerate(rows[: config.prompts])], counts
+
+
+def _renamed(row: Mapping[str, Any], files: PairFiles) -> dict[str, Any] | None:
+    named = {files.columns.get(name, name): value for name, value in row.items()}
+    return named if files.mark is None else marked(named, files.mark)
 
 
 def turns(prompt: Content) -> int:
