@@ -309,7 +309,7 @@ def _answer(task: Task) -> None:
 def _pick(task: Task) -> None:
     config, dpo = task.config, task.dpo
     for temperature in config.temperatures:
-        task.told(f"best of {config.best_of} at temperature {temperature:g}")
+        task.told(f"best-of-{config.best_of} at temperature {temperature:g}")
         rows = samples(task.out, task.start, temperature)
         learnt = implicit_rewards(
             rows, str(dpo.model(task.out)), task.model_of(task.start), dpo.setting or config.beta
