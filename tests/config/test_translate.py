@@ -149,6 +149,7 @@ def test_a_key_nobody_knows_is_named() -> None:
         ("dtype", "float16", "float16"),
         ("lr_scheduler_kwargs", {"min_lr": 1e-7}, "schedule"),
         ("dataset_train_split", "train_prefs", "files have no splits"),
+        ("model_revision", "v1", "a folder has no revisions"),
     ],
 )
 def test_a_trl_key_that_cannot_be_honoured_is_named_with_the_reason(key: str, value: Any, named: str) -> None:
@@ -170,6 +171,12 @@ def test_a_trl_key_that_cannot_be_honoured_is_named_with_the_reason(key: str, va
         ({"evaluation_strategy": "epoch"}, {"eval_strategy": "epoch"}),
         ({"dtype": "bfloat16"}, {"bf16": True}),
         ({"test_split_size": 0.1}, {"eval_fraction": 0.1}),
+        (
+            {"model_name_or_path": "owner/model", "model_revision": "v1"},
+            {"model_name_or_path": "owner/model@v1"},
+        ),
+        ({"model_name_or_path": "owner/model"}, {"model_name_or_path": "owner/model"}),
+        ({"model_name_or_path": ".", "model_revision": "main"}, {"model_name_or_path": "."}),
     ],
 )
 def test_trl_options_become_ours(values: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -200,7 +207,9 @@ def test_an_axolotl_config_becomes_ours() -> None:
         ({"rl": "orpo", "orpo_alpha": 0.3, "rl_beta": None}, {"loss_type": "orpo", "beta": 0.3}),
         ({"rl": "dpo", "dpo_loss_type": ["ipo"]}, {"loss_type": ["ipo"]}),
         ({"rl": True}, {"loss_type": "sigmoid"}),
+        ({"adapter": "qlora", "load_in_4bit": True}, {"load_in_4bit": True, "use_bnb_nested_quant": True}),
         ({"bf16": False}, {"bf16": False}),
+        ({"revision_of_model": "v1"}, {"model_name_or_path": "meta-llama/Meta-Llama-3-8B-Instruct@v1"}),
         ({"trl": {"beta": 0.2}}, {"beta": 0.2}),
         ({"shuffle_merged_datasets": False}, {"train_sampling_strategy": "sequential"}),
         (

@@ -17,7 +17,7 @@ from tether.records.study import StudyRecord
 from tether.study.bench import Bench
 from tether.study.calibrate import DIALS, Judging
 from tether.study.calibrate import calibrate as run_calibration
-from tether.study.execute import StudyWatcher, Unwatched
+from tether.study.execute import StudyFolder, StudyWatcher, Unwatched
 from tether.study.execute import run_study as run_in_folder
 from tether.study.plan import StudyPlan, plan_study
 from tether.study.references import compare_references as references_beside
@@ -49,7 +49,7 @@ def study_config(config: StudyConfig, *, watcher: StudyWatcher | None = None) ->
 
 def study_plan(config: StudyConfig) -> StudyPlan:
     """Plan a study without running it; a few of its rows are timed."""
-    return plan_study(Bench(config), timing=True)
+    return plan_study(Bench(StudyFolder(config).config), timing=True)
 
 
 def calibrate(

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tether import api
 from tether.api.rows import Rows
 from tether.config.aliases import TRAIN_ALIASES
+from tether.config.hub import Pins
 from tether.config.launch import first_process
 from tether.config.parse import build
 from tether.config.train import TrainConfig
@@ -21,7 +22,7 @@ from tether.tokens.render import Renderer
 from tether.training.hardware import memory_of
 from tether.training.merge import MergeRecord, merge_adapter
 from tether.training.plan import model_on_meta, plan_run
-from tether.training.policy import IN_MEMORY, InMemory, load_texts
+from tether.training.policy import IN_MEMORY, InMemory, load_texts, pinned_config
 from tether.training.prepare import epoch_rows, prepared_rows
 from tether.training.run import Given
 from tether.training.run import train as run_training
@@ -95,10 +96,11 @@ def train_config(
 
 def plan(config: TrainConfig) -> dict[str, Any]:
     """Plan a run without loading weights: updates, tokens, expected peak memory, token budget."""
+    config = pinned_config(config, Pins(), weights=False)
     tokenizer, stops = load_texts(config, None)
     renderer = Renderer(tokenizer, stops, score_turns=config.score_turns)
     prepared = prepared_rows(config, renderer, Shared())
-    model = model_on_meta(config_summary(Path(config.model_name_or_path)), config)
+    model = model_on_meta(config_summary(config.model_name_or_path), config)
     device = device_of(config.device)
     budget = config.max_tokens_per_microbatch or default_budget(device)
     mixed = epoch_rows(config, prepared.train.rows)
@@ -109,9 +111,9 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 
 def score(model: str | Path, data: str | Path, out: str | Path, **options: Any) -> ScoreRecord:
     """Score rows with any causal LM and write a reference artifact; the same as `tether score`."""
-    return score_file(Path(model), str(data), Path(out), **options)
+    return score_file(model, str(data), Path(out), **options)
 
 
 def merge(run: str | Path, out: str | Path, **options: Any) -> MergeRecord:
     """Merge a run's adapter into its base; returns the log-prob error of merging."""
-    return merge_adapter(Path(run), Path(out), **options)
+    return merge_adapter(run, Path(out), **options)

@@ -39,7 +39,7 @@ TEXT                 ask; // at its beginning asks what begins with one /
 @with_options(ChatOptions, CHAT_GROUPS, CHAT_ALIASES)
 def chat(
     model: Annotated[
-        str | None, Parameter(help="Model folder, adapter folder (PEFT), or a model's name on --server.")
+        str | None, Parameter(help="Model or adapter: folder, owner/name of the hub, or a name on --server.")
     ] = None,
     /,
     *,

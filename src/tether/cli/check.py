@@ -44,7 +44,8 @@ def check(
     ties
         Pairs with equal scores: drop them, or keep them at probability one half (soft).
     model
-        Model folder whose tokenizer also inspects the rows: lengths, truncation, control tokens.
+        Model (folder or hub name) whose tokenizer also inspects the rows: lengths, truncation, control
+        tokens.
     max_length
         Tokens of prompt and completion together that training would keep (with --model).
     truncation_mode

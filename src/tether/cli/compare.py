@@ -46,11 +46,11 @@ def compare(
     Parameters
     ----------
     sources
-        Model folders, answers (JSONL, model_outputs.json), verdicts, or annotations (JSON, Parquet).
+        Models (folders, hub names), answers (JSONL, JSON), verdicts, or annotations (JSON, Parquet).
     judge
         length, random, world:NAME, local:MODEL, reward:MODEL, server:URL#MODEL or alpacaeval:FOLDER@URL.
     prompts
-        What model folders answer (rows, or a text file); for annotations, the benchmark's list in order.
+        What models answer (rows, or a text file); for annotations, the benchmark's list in order.
     out
         Folder for answers, verdicts, comparison.json and comparison.html; a restart goes on from it.
     page
@@ -62,7 +62,7 @@ def compare(
     deciding
         What decides.
     answering
-        How model folders answer.
+        How models answer.
     prices
         What tokens cost.
     asking

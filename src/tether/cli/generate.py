@@ -23,7 +23,7 @@ SECONDS_BETWEEN_LINES = 10
 @with_options(GenerateOptions, GENERATE_GROUPS, GENERATE_ALIASES)
 def generate(
     model: Annotated[
-        str | None, Parameter(help="Model folder, adapter folder (PEFT), or a model's name on --server.")
+        str | None, Parameter(help="Model or adapter: folder, owner/name of the hub, or a name on --server.")
     ] = None,
     /,
     *,

@@ -9,7 +9,7 @@ from tether.cli.output import print_json, print_note, print_table
 
 
 def merge(
-    run: Annotated[Path, Parameter(help="Run folder, or adapter folder.")],
+    run: Annotated[str, Parameter(help="Run folder, or adapter: folder or hub name.")],
     *,
     out: Annotated[Path, Parameter(help="Folder of the merged model.")],
     dtype: Annotated[

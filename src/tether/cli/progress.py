@@ -28,6 +28,8 @@ class Terminal:
         self._since = time.perf_counter()
         self._tokens: int | None = None
         self._first: tuple[int, float] | None = None
+        if quiet:
+            silence_downloads()
 
     def close(self) -> None:
         """End the live line."""
@@ -89,12 +91,21 @@ class Terminal:
         return f"{where:>9}  {shown[0]:>7} " + " ".join(f"{cell:>8}" for cell in shown[1:]) + f"  {rate:>7}"
 
 
+def silence_downloads() -> None:
+    """Keep the hub's library from drawing bars while it fetches a model."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+
+
 @contextmanager
 def counting(unit: str, *, quiet: bool = False) -> Generator[Callable[[int, int], None]]:
     """Yield a function told (done, of how many): one live line with the time left, or a line now and then."""
     console = Console(stderr=True, markup=False, highlight=False)
     began = last = time.perf_counter()
     live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+    if quiet:
+        silence_downloads()
 
     def told(done: int, total: int) -> None:
         nonlocal last

@@ -12,7 +12,7 @@ app = App(name="reference", help="References before training: which one says wha
 @app.command(name="compare")
 def compare(
     *,
-    model: Annotated[str, Parameter(help="The model that would be trained: a folder.")],
+    model: Annotated[str, Parameter(help="The model that would be trained: folder or hub name.")],
     data: Annotated[str, Parameter(help="Preference rows: file, folder or glob.")],
     reference: Annotated[
         str, Parameter(help="References with commas: self,none,prior,model:PATH,artifact:PATH.")

@@ -11,7 +11,7 @@ from tether.config.launch import first_process
 
 def score(
     *,
-    model: Annotated[Path, Parameter(help="Model or adapter folder that scores.")],
+    model: Annotated[str, Parameter(help="Model or adapter that scores: folder or hub name.")],
     data: Annotated[str, Parameter(help="File, folder or glob of rows.")],
     out: Annotated[Path, Parameter(help="Folder of the artifact.")],
     policy: Annotated[

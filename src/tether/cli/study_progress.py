@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tether.cli.progress import clock
+from tether.cli.progress import clock, silence_downloads
 from tether.records.study import StudyRecord
 
 
@@ -37,6 +37,8 @@ class StudyTerminal:
     """Shows a study on standard error; standard output stays free for results."""
 
     def __init__(self, *, quiet: bool = False) -> None:
+        if quiet:
+            silence_downloads()
         self._console = Console(stderr=True, markup=False, highlight=False)
         self._quiet = quiet
         self._live: Live | None = None

@@ -90,7 +90,8 @@ def adapter(value: Any, values: Values) -> dict[str, Any]:
     if value == "lora":
         return {"use_peft": True}
     if value == "qlora":
-        return {"use_peft": True, "load_in_4bit": True}
+        # It quantises the scales too, unasked.
+        return {"use_peft": True, "load_in_4bit": True, "use_bnb_nested_quant": True}
     raise NoCounterpart("lora, qlora or full tuning can be done")
 
 
@@ -147,7 +148,8 @@ ADAPTER_FOLDER = "name the adapter's folder as model_name_or_path"
 
 RULES: dict[str, Rule] = {
     **trl.RULES,
-    "base_model": read_as("model_name_or_path"),
+    "base_model": trl.start_model,
+    "revision_of_model": trl.revision,
     "rl": objective,
     "dpo_loss_type": read_as("loss_type"),
     "dpo_loss_weights": read_as("loss_weights"),

@@ -15,7 +15,7 @@ class ChatOptions(ModelOptions):
     """What `tether chat` can be told."""
 
     beside: str | None = knob(
-        "Session", "Second model (folder, adapter folder or URL#MODEL), shown beside the first.", None
+        "Session", "Second model (folder, adapter, hub name or URL#MODEL), shown beside the first.", None
     )
     system: str | None = knob("Session", "System message the conversation begins with.", None)
     save_to: str = knob("Session", "JSONL file that /save adds preference rows to.", "preferences.jsonl")
@@ -24,7 +24,7 @@ class ChatOptions(ModelOptions):
 class ChatConfig(ChatOptions):
     """One `tether chat`."""
 
-    model: str | None = knob("Session", "Model folder, adapter folder, or the server's model.", None)
+    model: str | None = knob("Session", "Model or adapter (folder or hub name), or the server's model.", None)
 
     @model_validator(mode="after")
     def _someone_answers(self) -> Self:

@@ -32,7 +32,7 @@ class SamplingOptions(BaseModel):
 class ModelOptions(SamplingOptions):
     """Who answers: a model run here, perhaps dialled, or a server."""
 
-    reference: str | None = knob("Dial", "Second model folder with the same vocabulary.", None)
+    reference: str | None = knob("Dial", "Second model with the same vocabulary.", None)
     dial: float | None = knob(
         "Dial", "Next token ~ model^dial x reference^(1-dial); 0: reference, 1: model.", None
     )
@@ -103,7 +103,7 @@ class GenerateOptions(ModelOptions):
 class GenerateConfig(GenerateOptions):
     """One run of `tether generate`."""
 
-    model: str | None = knob("Files", "Model folder, adapter folder (PEFT), or the server's model.", None)
+    model: str | None = knob("Files", "Model or adapter (folder or hub name), or the server's model.", None)
 
     @model_validator(mode="after")
     def _someone_answers(self) -> Self:
@@ -120,7 +120,7 @@ def speaker_of(model: str | None, server: str | None) -> tuple[str | None, str]:
     """
     if server is None:
         if model is None:
-            raise ValueError("model: name a model folder, or a server with --server URL#MODEL")
+            raise ValueError("model: name a model (folder or hub name), or a server with --server URL#MODEL")
         return None, model
     url, named = split_server(server)
     if named and model and named != model:

@@ -1,4 +1,7 @@
-"""How rows are named: files, or data sets of the Hugging Face hub as `name[@config][:split]`."""
+"""How rows and models are named: files and folders, or on the Hugging Face hub.
+
+A data set there is `owner/name[@config]:split`, a model `owner/name[@revision]`.
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,6 +12,8 @@ _ENTRY = ("path", "name", "split", "weight")
 _HUB = re.compile(
     r"^(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>[\w.%\[\]:-]+))?$"
 )
+_MODEL = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?$")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)(\.gz)?$", re.IGNORECASE)
 
 
@@ -29,6 +34,34 @@ def hub_name(text: str) -> HubName | None:
     if found is None or found["split"] is None or Path(text).expanduser().exists():
         return None
     return HubName(found["name"], found["config"], found["split"])
+
+
+class ModelName(NamedTuple):
+    """A model of the hub: `Qwen/Qwen3-0.6B@main`; without a revision its main branch."""
+
+    name: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the revision is a commit, which never changes."""
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+
+def model_name(text: str) -> ModelName | None:
+    """Return the model of the hub a text names, or None: a path, or a folder here, which comes first.
+
+    `runs/frist` beside a folder `runs` is a path too, so that no typo is looked up; with `@main` it is not.
+    """
+    found = _MODEL.match(text)
+    if found is None or Path(text).exists():
+        return None
+    if found["revision"] is None and Path(text).parent.exists():
+        return None
+    return ModelName(found["name"], found["revision"])
 
 
 def is_hub_name(text: str) -> bool:

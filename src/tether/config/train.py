@@ -24,7 +24,9 @@ class TrainConfig(AdapterOptions):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model_name_or_path: str = knob("Model", "Model or adapter folder. Alias: model.")
+    model_name_or_path: str = knob(
+        "Model", "Model or adapter: folder, or hub name owner/name[@revision]. Alias: model."
+    )
     dataset_name: str | tuple[str, ...] = knob("Data", "Training rows: file, folder, glob. Alias: data.")
     output_dir: str = knob("Run", "Run folder: made, resumed, or refused.")
 

@@ -61,7 +61,7 @@ def translate(values: Mapping[str, Any], tool: str | None = None) -> Translated:
     return made
 
 
-_READ_ANYWAY = ("dataset_name", "bf16", "gradient_checkpointing")
+_READ_ANYWAY = ("model_name_or_path", "dataset_name", "bf16", "gradient_checkpointing")
 """Keys of ours whose values other tools spell otherwise."""
 
 

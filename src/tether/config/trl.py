@@ -12,7 +12,7 @@ from tether.config.foreign import (
     only_unset,
     read_as,
 )
-from tether.config.sources import is_hub_name, with_split
+from tether.config.sources import is_hub_name, model_name, with_split
 
 OURS = "tether train does this by itself"
 LOGS = "what is logged is the run's metrics.jsonl"
@@ -72,6 +72,24 @@ def sft_addend(value: Any, values: Values) -> dict[str, Any]:
     loss = values.get("loss_type", "sigmoid")
     names = [loss] if isinstance(loss, str) else list(loss)
     return {"loss_type": [*names, "sft"], "loss_weights": [1.0] * len(names) + [float(value)]}
+
+
+def start_model(value: Any, values: Values) -> dict[str, Any]:
+    """Read a model by folder, or by hub name with its revision."""
+    revision = values.get("model_revision", values.get("revision_of_model"))
+    named = model_name(value) if isinstance(value, str) else None
+    apart = named is not None and named.revision is None and revision is not None
+    return {"model_name_or_path": f"{value}@{revision}" if apart else value}
+
+
+def revision(value: Any, values: Values) -> str:
+    """Leave a revision to the name it belongs to."""
+    name = values.get("model_name_or_path", values.get("base_model"))
+    if isinstance(name, str) and model_name(name) is not None:
+        return "read together with the model's name"
+    if value == "main":
+        return "is what happens anyway"
+    raise NoCounterpart("a folder has no revisions; leave the key out")
 
 
 def dataset(value: Any, values: Values) -> dict[str, Any]:
@@ -173,7 +191,8 @@ RULES: dict[str, Rule] = {
     "max_target_length": prompt_length,
     "eval_delay": only(0, why="evaluation begins at step 0; leave the key out"),
     "label_smoothing_factor": only(0, why="use label_smoothing"),
-    "model_revision": only("main", why="download that revision and name its folder"),
+    "model_name_or_path": start_model,
+    "model_revision": revision,
     "alpha": only(0, why="AlphaPO's alpha is alphapo_alpha, with loss_type: alphapo"),
     **only_unset("half precision is bf16: true here", "fp16", "fp16_full_eval", "bf16_full_eval"),
     **only_unset("not offered; leave the key out", "neftune_noise_alpha", "router_aux_loss_coef"),

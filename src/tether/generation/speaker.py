@@ -1,15 +1,15 @@
 """A model that can answer: folder -> weights, tokenizer, end tokens; two of them for a dial."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from tether.config.hub import model_folder, pinned
 from tether.errors import ModelError, UsageError
 from tether.generation.measure import same_vocabulary
 from tether.generation.streams import Dial, Source
-from tether.policies.load import load_model, read_json
+from tether.policies.load import base_folder, is_adapter, load_model
 from tether.tokens.load import load_tokenizer, stop_ids
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,13 +67,16 @@ def _device(name: str) -> torch.device:
 
 
 def open_speaker(path: str, where: Machine) -> Speaker:
-    """Load a model or adapter folder with its tokenizer (an adapter without one has its base's).
+    """Load a model or adapter with its tokenizer (an adapter without one has its base's).
+
+    A name of the hub is pinned to the commit it stands for now.
 
     Raises:
         ModelError: weights or tokenizer are refused.
 
     """
-    tokenizer = load_tokenizer(str(_tokenizer_folder(Path(path))))
+    path = pinned(path, weights=True)
+    tokenizer = load_tokenizer(_tokenizer_of(path))
     loaded = load_model(path, dtype=DTYPES[where.dtype], device=where.device, attention=where.attention)
     settings: Any = loaded.model.generation_config
     stops = stop_ids(tokenizer, settings.to_dict() if settings is not None else None)
@@ -81,11 +84,10 @@ def open_speaker(path: str, where: Machine) -> Speaker:
     return Speaker(loaded.model, tokenizer, stops, path, hashes, loaded.trained_on)
 
 
-def _tokenizer_folder(folder: Path) -> Path:
-    if not (folder / "adapter_config.json").is_file() or (folder / "tokenizer.json").is_file():
-        return folder
-    name = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
-    return next((p for p in (Path(name), folder / name) if p.is_dir()), folder)
+def _tokenizer_of(path: str) -> str:
+    folder = model_folder(path)
+    own = not is_adapter(folder) or (folder / "tokenizer.json").is_file()
+    return str(folder if own else base_folder(folder))
 
 
 def open_reference(path: str, speaker: Speaker, where: Machine) -> Speaker:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tether.config.sources import model_name
 from tether.errors import DataError, UsageError
 from tether.judging import comparison as judging
 from tether.judging.annotations import Annotations, merged, read_annotations, read_difficulty, read_gamed
@@ -35,7 +36,7 @@ def kind_of(path: Path) -> str:
         DataError: no such file, or none of these.
 
     """
-    if path.is_dir():
+    if path.is_dir() or model_name(str(path)) is not None:
         return "model"
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from tether.config.hub import pinned
 from tether.errors import ModelError
 from tether.judging.judges import PROMPT_VERSION, Opinion, Question, judge_messages
 from tether.policies.load import load_model
@@ -18,9 +19,10 @@ class LocalJudge:
     free, at_once = True, 2
 
     def __init__(self, path: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.name = f"local:{path}"
+        path = pinned(path, weights=True)
         loaded = load_model(path, dtype=dtype, device=device)
         tokenizer: Any = load_tokenizer(path)
-        self.name = f"local:{path}"
         self.identity = f"local:{loaded.weights}:{loaded.adapter}:v{PROMPT_VERSION}"
         self._model: Any = loaded.model
         self._device = device

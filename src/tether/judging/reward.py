@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
+from tether.config.hub import model_folder, pinned
 from tether.errors import ModelError
 from tether.judging.judges import Opinion, Question, plain_text
 from tether.policies.load import check_folder, hash_files, weight_files
@@ -26,14 +27,15 @@ class RewardJudge:
     free, at_once = True, 4
 
     def __init__(self, path: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        folder = Path(path)
+        self.name = f"reward:{path}"
+        path = pinned(path, weights=True)
+        folder = model_folder(path, weights=True)
         check_folder(folder)
         self._model = _load(folder, dtype).to(torch.device(device)).eval()
         self._device = device
         self._tokenizer: Any = load_tokenizer(path)
         self._control = ControlTokens(self._tokenizer, stop_ids(self._tokenizer, path))
         self._limit = getattr(self._model.config, "max_position_embeddings", None)
-        self.name = f"reward:{path}"
         self.identity = f"reward:{hash_files(weight_files(folder))}"
 
     def __call__(self, questions: Sequence[Question]) -> list[Opinion]:

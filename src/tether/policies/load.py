@@ -1,8 +1,9 @@
 """Model folders in, models out: safetensors only, no remote code, nothing read outside the folder.
 
 A folder holds a whole model (config.json, *.safetensors) or a PEFT adapter (adapter_config.json,
-adapter_model.safetensors) whose base is another folder. `weights_hash` names what was loaded: it is the same
-for one file or many shards, and for the saved file and the model in memory.
+adapter_model.safetensors) whose base is another folder, or in the cache of the hub. The hash of the
+weights names what was loaded: it is the same for one file or many shards, and for the saved file and the
+model in memory.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
+from tether.config.hub import folder_at_hand, model_folder, published_as
 from tether.errors import ModelError
 from tether.policies.quantisation import NONE, Quantisation, settle
 
@@ -57,16 +59,19 @@ def load_model(
     trainable_adapter: bool = False,
     quantisation: Quantisation | None = None,
 ) -> LoadedModel:
-    """Load a model folder or an adapter folder in eval mode; `quantisation` stores the base in few bits.
+    """Load a model or an adapter in eval mode; `quantisation` stores the base in few bits.
+
+    `path` is a folder, or a name of the hub (`config.hub`).
 
     Raises:
         ModelError: missing files, pickled weights, remote code, a shard outside the folder, or an adapter
             whose base is not the one it was trained on.
 
     """
-    folder = Path(path)
-    if (folder / "adapter_config.json").is_file():
-        return _load_adapter(folder, dtype, device, attention, trainable_adapter, quantisation)
+    folder = model_folder(path, weights=True)
+    if is_adapter(folder):
+        loaded = _load_adapter(folder, dtype, device, attention, trainable_adapter, quantisation)
+        return replace(loaded, path=str(path))
     check_folder(folder)
     model = _from_pretrained(folder, dtype, attention, quantisation, torch.device(device))
     weights = hash_files(weight_files(folder))
@@ -122,15 +127,8 @@ def _load_adapter(
     trainable: bool,
     quantisation: Quantisation | None,
 ) -> LoadedModel:
+    base_path = base_folder(folder)
     settings = read_json(folder / "adapter_config.json")
-    name = settings.get("base_model_name_or_path")
-    if not name:
-        raise ModelError(
-            f"{folder}/adapter_config.json: base_model_name_or_path is empty; name the base model"
-        )
-    base_path = next((p for p in (Path(name), folder / name) if p.is_dir()), None)
-    if base_path is None:
-        raise ModelError(f"{folder}/adapter_config.json: its base {name!r} is not a folder here")
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder}: no adapter_model.safetensors (pickled adapters are refused)")
     base = load_model(base_path, dtype=dtype, device=device, attention=attention, quantisation=quantisation)
@@ -151,13 +149,43 @@ def _load_adapter(
     return LoadedModel(model.eval(), str(folder), base.weights, adapter, base.architecture, trained_on)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds an adapter rather than a whole model."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def base_folder(folder: Path) -> Path:
+    """Return the folder of an adapter's base: as named, inside the adapter's, or in the cache of the hub.
+
+    Raises:
+        ModelError: it is in none of them. Nothing is fetched: the adapter named it, not the user.
+
+    """
+    settings = read_json(folder / "adapter_config.json")
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not name:
+        raise ModelError(
+            f"{folder}/adapter_config.json: base_model_name_or_path is empty; name the base model"
+        )
+    if (folder / name).is_dir() and not Path(name).is_dir():
+        return folder / name
+    found = folder_at_hand(name, revision)
+    if found is None:
+        fetch = f"hf download {name}{f' --revision {revision}' if revision else ''}"
+        raise ModelError(
+            f"{folder}/adapter_config.json: its base {name!r} is no folder here and not in the cache of the "
+            f"hub; a model of the hub is fetched with: {fetch}"
+        )
+    return found
+
+
 def _adapter_settings(settings: dict[str, Any]) -> str:
     kept = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "bias")
     return json.dumps({key: settings.get(key) for key in kept}, sort_keys=True)
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a model folder that is not one, needs remote code, or reaches outside itself.
+def check_folder(folder: Path, *, weights: bool = True) -> None:
+    """Refuse a model folder that is not one, needs remote code, or (with `weights`) reaches outside itself.
 
     Raises:
         ModelError: with the file at fault and what to do.
@@ -174,7 +202,7 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             f"{config}: model_type {settings.get('model_type')!r}: {why}; tether runs built-in models only"
         )
-    if not weight_files(folder):
+    if weights and not weight_files(folder):
         pickled = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt*")]
         text = (
             f"only pickled weights ({pickled[0]}); convert them to safetensors"
@@ -247,11 +275,10 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def parameter_count(path: str | Path) -> int:
-    """Return how many weights a model folder, or the base of an adapter folder, holds on disk."""
-    folder = Path(path)
-    if (folder / "adapter_config.json").is_file():
-        base = Path(str(read_json(folder / "adapter_config.json").get("base_model_name_or_path")))
-        folder = base if base.is_dir() else folder / base
+    """Return how many weights a model, or the base of an adapter, holds on disk."""
+    folder = model_folder(path, weights=True)
+    if is_adapter(folder):
+        folder = base_folder(folder)
     headers = [_header(file)[1] for file in weight_files(folder)]
     return sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
 
@@ -322,7 +349,8 @@ def hash_model(model: nn.Module) -> str:
     return hash_tensors(tensors)
 
 
-def config_summary(path: Path) -> Any:
-    """Return the transformers config of a folder without loading weights."""
-    check_folder(path)
-    return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+def config_summary(path: str | Path) -> Any:
+    """Return the transformers config of a model without reading, or fetching, its weights."""
+    folder = model_folder(path)
+    check_folder(folder, weights=published_as(folder) is None)
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

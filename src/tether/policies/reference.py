@@ -30,7 +30,7 @@ class ReferenceIdentity:
     """weights, adapter, quantisation, tokenizer, template, stop_ids, truncation, turns, prompt,
     scoring_version."""
     computed: Mapping[str, str] = field(default_factory=dict[str, str])
-    """dtype, attention, layout, device, versions."""
+    """dtype, attention, layout, device, versions; `published`: its name and commit on the hub."""
 
     def difference(self, other: "ReferenceIdentity") -> str | None:
         """Return the first field of `scored` in which two identities differ, in words, or None."""

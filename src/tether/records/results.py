@@ -94,6 +94,8 @@ class RunRecord(Record):
     created: str
     tether_version: str
     config: dict[str, Any]
+    hub: dict[str, str] = Field(default_factory=dict)
+    """Models of the hub as they were asked for -> as used, with the commit; a resume uses the same."""
     model: dict[str, Any]
     """path, architecture, parameters, trainable_parameters, dtype, identity."""
     data: dict[str, Any]

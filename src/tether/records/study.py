@@ -139,6 +139,8 @@ class StudyRecord(Record):
     """As of the last time the study's own process wrote; each cell's `cell.json` is newer or equal."""
     skipped: tuple[dict[str, Any], ...] = ()
     """Combinations left out: factors and reason."""
+    hub: dict[str, str] = Field(default_factory=dict)
+    """Models of the hub as they were asked for -> as used, with the commit."""
     shared: dict[str, Any] = Field(default_factory=dict)
     """What was done once, and the seconds it took."""
     timing: dict[str, float] = Field(default_factory=dict)

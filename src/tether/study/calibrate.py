@@ -82,6 +82,8 @@ def calibrate(
     _own(folder)
     run = config.model_copy(update={"output_dir": str(folder / "run"), "measure_prompts": 0})
     record = train(run, watcher=watcher)
+    # With the commit, where the model is of the hub.
+    config = config.model_copy(update={"model_name_or_path": record.config["model_name_or_path"]})
     trained = sum(record.timing.get(name, 0.0) for name in ("reference", "training"))
     began = time.perf_counter()
     dialler = _Dialler(config, folder / "run" / "model", judging, watcher)

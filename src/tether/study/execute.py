@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from tether import __version__
+from tether.config.hub import Pins
 from tether.config.study import StudyConfig, resolved
 from tether.errors import Interrupted, RefusedInput, RunFolderError, TetherError, UsageError
 from tether.records.results import read_lines, write_json, write_text
@@ -32,7 +33,7 @@ from tether.records.study import (
 from tether.study.bench import Bench
 from tether.study.executor import Event, Executor, LocalWorkers
 from tether.study.extras import complete
-from tether.study.grid import EXCLUDED, Cell, cells
+from tether.study.grid import EXCLUDED, Cell, cells, pinned_study
 from tether.study.plan import StudyPlan, plan_study
 from tether.training.hardware import hardware, versions
 from tether.training.score import device_of
@@ -83,7 +84,8 @@ def run_study(
         Interrupted: a signal came; all running cells were saved.
 
     """
-    folder, bench = StudyFolder(config), Bench(config)
+    folder = StudyFolder(config)
+    bench = Bench(folder.config)
     with folder.locked():
         began = time.monotonic()
         known = folder.known()
@@ -128,13 +130,20 @@ def told(plan: StudyPlan) -> list[str]:
     return [*lines, *(f"left out: {count} x {reason}" for reason, count in unasked.items())]
 
 
+def known_names(folder: Path) -> dict[str, str]:
+    """Return the models of the hub a study in this folder asked for, with the commits it uses."""
+    return read_study(folder).hub if (folder / STUDY).is_file() else {}
+
+
 class StudyFolder:
     """A study on disk, open in one process."""
 
     def __init__(self, config: StudyConfig) -> None:
-        self.config = config
         self.path = Path(config.output_dir)
-        self.cells, self.skipped = cells(config)
+        pins = Pins(known_names(self.path))
+        self.config = pinned_study(config, pins)
+        self.hub = pins.made
+        self.cells, self.skipped = cells(self.config)
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -185,6 +194,7 @@ class StudyFolder:
             cells=records,
             # What the user left out on purpose stands in the options already.
             skipped=tuple(entry for entry in self.skipped if entry["reason"] != EXCLUDED),
+            hub={**known.hub, **self.hub} if known else self.hub,
             shared=known.shared if known else {},
             timing=known.timing if known else {},
             versions=versions(),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tether.config.hub import Pins
 from tether.config.parse import build
 from tether.config.study import FACTORS, StudyConfig, as_list
 from tether.config.train import TrainConfig
@@ -16,6 +17,29 @@ from tether.records.study import Factors, cell_folder
 
 EXCLUDED = "excluded"
 """Reason of a combination the options leave out by name."""
+
+
+def pinned_study(config: StudyConfig, pins: Pins) -> StudyConfig:
+    """Return the study with its models of the hub named by commit, fetched.
+
+    Raises:
+        ModelError: the hub does not have one, or cannot be reached.
+
+    """
+
+    def of(factors: Mapping[str, Any]) -> dict[str, Any]:
+        named = [pins.reference(name) for name in factors.get("reference", ())]
+        return {**factors, **({"reference": named} if named else {})}
+
+    model = pins.model(str(config.fixed["model_name_or_path"]))
+    return config.model_copy(
+        update={
+            "fixed": {**config.fixed, "model_name_or_path": model},
+            "reference": tuple(pins.reference(name) for name in config.reference),
+            "exclude": tuple(of(entry) for entry in config.exclude),
+            "add": tuple(of(entry) for entry in config.add),
+        }
+    )
 
 
 class Cell:

@@ -136,7 +136,7 @@ def existing(folder: Path) -> Path:
 
 def _plan(bench: Bench, config: TrainConfig) -> Plan:
     config = config.model_copy(update={"measure_prompts": bench.config.measured_prompts})
-    model = model_on_meta(config_summary(Path(config.model_name_or_path)), config)
+    model = model_on_meta(config_summary(config.model_name_or_path), config)
     groups = bench.rows.prepared.train.groups
     share = config.data_fraction / bench.common.data_fraction
     memory = memory_of(device_of(config.device))

@@ -13,6 +13,8 @@ import numpy as np
 
 from tether.analysis.sequences import Array, length_slope, ranking
 from tether.analysis.stats import Interval, mean_interval
+from tether.config.hub import Pins
+from tether.config.sources import model_name
 from tether.config.train import TrainConfig
 from tether.errors import DataError, UsageError
 from tether.generation.measure import measure, same_vocabulary
@@ -23,6 +25,7 @@ from tether.records.references import ReferenceComparison, ReferenceFacts
 from tether.records.rows import Preference, canonical_json
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
+from tether.training.policy import pinned_config
 from tether.training.prepare import Split, prepare, read
 from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
 from tether.training.track import Silent, Watcher
@@ -70,7 +73,8 @@ def compare_references(
     """Score the pairs of `config.dataset_name` with the model and every reference named.
 
     References are named as for `tether train`: `self`, `none`, `prior`, `model:PATH`, `artifact:PATH`; a bare
-    folder is a model. The first `rows` pairs in file order are scored, and `prompts` prompts answered.
+    folder is a model, and so is a name of the hub. The first `rows` pairs in file order are scored, and
+    `prompts` prompts answered.
 
     Raises:
         UsageError: no reference, one named twice, or a kind that cannot be scored here.
@@ -81,6 +85,8 @@ def compare_references(
     named = [_spelled(name) for name in references]
     if not named or len(set(named)) != len(named):
         raise UsageError("--reference: name at least one, each once: self,prior,model:PATH,artifact:PATH")
+    pins = Pins()
+    config, named = pinned_config(config, pins), [pins.reference(name) for name in named]
     watcher.stage("reading data")
     split, left_out = _pairs(config, rows)
     watcher.stage("scoring with the model")
@@ -107,7 +113,7 @@ def _spelled(name: str) -> str:
     kind, _, path = name.partition(":")
     if name in ("self", "none", "prior") or (kind in ("model", "artifact") and path):
         return name
-    if Path(name).is_dir():
+    if Path(name).is_dir() or model_name(name) is not None:
         return f"model:{name}"
     raise UsageError(
         f"--reference: {name!r} is not known here; use self, none, prior, model:PATH or artifact:PATH"

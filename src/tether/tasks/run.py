@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from tether import __version__
+from tether.config.hub import model_folder
 from tether.config.parse import read_yaml
 from tether.config.task import TaskConfig
 from tether.errors import RunFolderError, UsageError
@@ -36,7 +37,6 @@ from tether.tasks.answers import (
     write_best,
 )
 from tether.tasks.compare import gap, judged, win_rate
-from tether.tasks.hub import model_folder
 from tether.tasks.reward import classifier_named
 from tether.tasks.runs import Run, frontier_points, runs_of, start_name, train_config, train_run
 from tether.tasks.sources import TaskData, file_data, readable_world, world_data
@@ -183,7 +183,7 @@ def _reward(config: TaskConfig) -> Evaluator | None:
         return readable_world(config.world).evaluator()
     if config.reward is None:
         return None
-    return classifier_named(config.reward, model_folder(config.reward.rpartition("#")[0]))
+    return classifier_named(config.reward, str(model_folder(config.reward.rpartition("#")[0], weights=True)))
 
 
 def _own_judge(config: TaskConfig, reward: Evaluator) -> tuple[str, Evaluator, str]:

@@ -15,19 +15,22 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tether.config.hub import Pins
 from tether.config.task import PairFiles, TaskConfig
 from tether.data.checks import load
 from tether.data.inputs import inputs
 from tether.data.prompts import HUMAN
 from tether.errors import DataError, RunFolderError
+from tether.policies.load import read_json
 from tether.records.results import read_lines, write_json, write_lines
 from tether.records.rows import Content, Preference, canonical_json
-from tether.tasks.hub import model_folder
 from tether.tasks.marked import marked, write_marked
 from tether.worlds import load_world
 from tether.worlds.pairs import turn
 from tether.worlds.readable import Readable
 
+NAMES = "hub.json"
+"""Models of the hub as a task asked for them -> as used."""
 REFERENCES = {
     "written": "texts of the world's own language, as people there write them",
     "chosen": "the chosen one of two samples of the base model, drawn by Bradley-Terry on the gold reward",
@@ -101,9 +104,26 @@ def world_data(config: TaskConfig, folder: Path) -> TaskData:
     )
 
 
+def start_model(name: str, data: Path) -> str:
+    """Return the model a task starts from; one of the hub with the commit the task began with.
+
+    Raises:
+        ModelError: it is not here, and the hub cannot give it.
+
+    """
+    known = read_json(data / NAMES) if (data / NAMES).is_file() else {}
+    pins = Pins(known)
+    used = pins.model(name)
+    if pins.made and pins.made != known:
+        data.mkdir(parents=True, exist_ok=True)
+        write_json(data / NAMES, pins.made)
+    return used
+
+
 def file_data(config: TaskConfig, files: PairFiles, folder: Path) -> TaskData:
     """Name the preference files of a full-size task, and pick its test prompts with their references."""
-    data, model = folder / "data", model_folder(config.model or "")
+    data = folder / "data"
+    model = start_model(config.model or "", data)
     if not (data / "data.json").is_file():
         rows, counts = pick_rows(files, config)
         write_asked(data, rows, {**_moved(files, data), **counts})

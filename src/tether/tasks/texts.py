@@ -20,8 +20,7 @@ from tether.errors import DataError
 from tether.generation.sample import Progress, generate
 from tether.records.protocols import Evaluator
 from tether.records.results import read_lines, write_lines
-from tether.tasks.hub import model_folder
-from tether.tasks.sources import Asked, TaskData, read_asked, read_counts, write_asked
+from tether.tasks.sources import Asked, TaskData, read_asked, read_counts, start_model, write_asked
 from tether.tokens.load import load_tokenizer
 
 PAIRS_FILE = "pairs.jsonl"
@@ -38,7 +37,7 @@ class Cut:
 def text_data(config: TaskConfig, texts: TextFiles, folder: Path) -> TaskData:
     """Cut the texts into prefixes and rests; the pairs are made later, by the model tuned on them."""
     data = folder / "data"
-    model = model_folder(config.model or "")
+    model = start_model(config.model or "", data)
     if not (data / "data.json").is_file():
         tokenizer = load_tokenizer(model)
         rng = random.Random(config.seed)

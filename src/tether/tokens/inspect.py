@@ -5,7 +5,6 @@ Only the tokenizer is loaded, never weights.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -112,8 +111,7 @@ def inspect_tokens(
 
     """
     tokenizer = load_tokenizer(tokenizer_path)
-    folder = Path(tokenizer_path).expanduser()
-    stops = stop_ids(tokenizer, folder if folder.is_dir() else None)
+    stops = stop_ids(tokenizer, tokenizer_path)
     return inspect_with(
         rows,
         Renderer(tokenizer, stops, score_turns=score_turns),

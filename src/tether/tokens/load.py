@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from tether.config.hub import model_folder
 from tether.errors import ModelError
 from tether.tokens.probe import probe_template
 
@@ -15,18 +16,16 @@ SAFE_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "s
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder (local files only), and try out its chat template.
+    """Load the tokenizer of a model (a folder, or a name of the hub), and try out its chat template.
 
     Raises:
         ModelError: there is none, it needs code or pickle files of its own, it cannot map tokens back to
             characters (no `tokenizer.json`), or its chat template is hostile (`probe_template`).
 
     """
-    folder = Path(path).expanduser()
+    folder = model_folder(path)
     if not folder.exists():
-        raise ModelError(
-            f"{path}: no such folder; name a model folder (download it first, nothing is fetched)"
-        )
+        raise ModelError(f"{path}: no such folder; name a model folder, or a model of the hub (owner/name)")
     _refuse_folder(folder)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -73,7 +72,7 @@ def stop_ids(
     """Return the token ids that end a text when this model generates.
 
     They are `eos_token_id` of generation_config.json and of config.json, and the tokenizer's own. Name the
-    model folder, one of its JSON files, or pass the loaded generation config as a mapping.
+    model, one of its JSON files, or pass the loaded generation config as a mapping.
 
     Raises:
         ModelError: an `eos_token_id` is neither a number nor a list of numbers.
@@ -83,7 +82,7 @@ def stop_ids(
     if isinstance(generation_config, Mapping):
         sources.append(("generation config", generation_config))
     elif generation_config is not None:
-        path = Path(generation_config).expanduser()
+        path = model_folder(generation_config)
         files = [path / "generation_config.json", path / "config.json"] if path.is_dir() else [path]
         sources += [(str(file), _read_json(file)) for file in files]
     found: set[int] = set()

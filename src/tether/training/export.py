@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from tether.config.hub import published_as
 from tether.policies.adapters import ADAPTER, on_plain_base, trainable
 from tether.policies.load import BASE_RECORD
 from tether.policies.quantisation import quantisation_of
@@ -78,12 +79,18 @@ def _tensors(model: Any, *, keep: bool) -> dict[str, Tensor]:
 
 
 def _settle(path: Path, changed: Mapping[str, Any]) -> None:
-    """Name the base so that the adapter loads from anywhere, and its modules in an order that stays."""
+    """Name the base so that the adapter loads from anywhere, and its modules in an order that stays.
+
+    A base of the hub is named with its commit, as PEFT does.
+    """
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {key: changed[key] for key in ("r", "lora_alpha", "init_lora_weights") if key in changed}
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"].sort()
     base = Path(settings.get("base_model_name_or_path") or "")
-    if base.is_dir():
+    published = published_as(base)
+    if published is not None:
+        settings["base_model_name_or_path"], _, settings["revision"] = published.partition("@")
+    elif base.is_dir():
         settings["base_model_name_or_path"] = str(base.resolve())
     write_json(path, settings)

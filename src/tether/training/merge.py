@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from tether.config.hub import model_folder
 from tether.errors import ModelError, RunFolderError
-from tether.policies.load import load_model
+from tether.policies.load import is_adapter, load_model
 from tether.policies.logprobs import sequence_logprobs
 from tether.records.results import Record
 from tether.records.rows import Completion, Origin, Preference
@@ -41,16 +42,17 @@ class MergeRecord(Record):
     the merged model, made of the base in full, is not quite the one that was trained."""
 
 
-def merge_adapter(run: Path, out: Path, *, dtype: str = "float32") -> MergeRecord:
-    """Merge the adapter of a run folder (or adapter folder) and save a whole model.
+def merge_adapter(run: str | Path, out: Path, *, dtype: str = "float32") -> MergeRecord:
+    """Merge the adapter of a run folder (or adapter folder, or of the hub) and save a whole model.
 
     Raises:
         ModelError: there is no adapter.
         RunFolderError: `out` is not empty.
 
     """
-    folder = run / "model" if (run / "model").is_dir() else run
-    if not (folder / "adapter_config.json").is_file():
+    folder = model_folder(run, weights=True)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    if not is_adapter(folder):
         raise ModelError(f"{folder}: no adapter here; a fully tuned model needs no merging")
     if out.exists() and any(out.iterdir()):
         raise RunFolderError(f"{out}: not empty; choose another --out")

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from tether.config.hub import Pins, model_folder
 from tether.config.train import TrainConfig
 from tether.errors import ModelError, UsageError
 from tether.policies.adapters import adapter_tensors, add_lora, has_adapter
-from tether.policies.load import LoadedModel, hash_model, load_model
+from tether.policies.load import LoadedModel, hash_model, is_adapter, load_model
 from tether.policies.quantisation import NONE, asked_for, quantisation_of, require_package
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.training.score import device_of, uses_bf16
@@ -42,6 +42,18 @@ class PolicyModel:
     """How the base of a loaded adapter was stored when that was trained."""
     start: Mapping[str, Tensor] | None = None
     """A and B as they began, where the base was split for them (PiSSA): the way back to the plain base."""
+
+
+def pinned_config(config: TrainConfig, pins: Pins, *, weights: bool = True) -> TrainConfig:
+    """Return the config with its models of the hub named by commit; fetched, with their `weights` or without.
+
+    Raises:
+        ModelError: the hub does not have one, or cannot be reached.
+
+    """
+    model = pins.model(config.model_name_or_path, weights=weights)
+    reference = pins.reference(config.reference, weights=weights)
+    return config.model_copy(update={"model_name_or_path": model, "reference": reference})
 
 
 def load_texts(
@@ -157,8 +169,7 @@ def check_storage(config: TrainConfig, *, in_memory: bool) -> None:
         raise UsageError(f"{key}: a model object is used as it is; quantise it when you load it")
     if config.parallel == "fsdp":
         raise UsageError(f"{key}: quantised weights are not cut into shards; use parallel ddp")
-    adapter = (Path(config.model_name_or_path) / "adapter_config.json").is_file()
-    if not config.use_peft and not adapter:
+    if not config.use_peft and not is_adapter(model_folder(config.model_name_or_path)):
         raise UsageError(f"{key}: quantised weights cannot be tuned; add use_peft, or name an adapter folder")
     require_package(key)
 

@@ -1,6 +1,7 @@
 """What `run.json` says of a run before its first update: config, model, rows, objective, machine."""
 
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +21,11 @@ from tether.training.score import device_of, tokenizer_identity, uses_bf16
 
 
 def starting_record(
-    config: TrainConfig, policy: PolicyModel, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+    config: TrainConfig,
+    policy: PolicyModel,
+    prepared: Prepared,
+    tokenizer: PreTrainedTokenizerBase,
+    hub: Mapping[str, str],
 ) -> RunRecord:
     """Return the record of a run that is about to begin."""
     objectives = [OBJECTIVES[name] for name in config.loss_type]
@@ -30,6 +35,7 @@ def starting_record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         tether_version=__version__,
         config=config.model_dump(mode="json"),
+        hub=dict(hub),
         model={
             "path": policy.path,
             "architecture": policy.architecture,

@@ -18,6 +18,7 @@ import yaml
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+from tether.config.hub import Pins
 from tether.config.train import TrainConfig
 from tether.errors import ResourceError, TetherError
 from tether.objectives import (
@@ -44,7 +45,14 @@ from tether.training.loop import Loop, event, finish, restore, run_updates
 from tether.training.optim import make_optimizer, make_schedule
 from tether.training.parallel import Processes, joined, pairs_explained, pairs_written_down, wants_shards
 from tether.training.plan import total_updates
-from tether.training.policy import InMemory, PolicyModel, check_storage, load_policy, load_texts
+from tether.training.policy import (
+    InMemory,
+    PolicyModel,
+    check_storage,
+    load_policy,
+    load_texts,
+    pinned_config,
+)
 from tether.training.prepare import Prepared, check_ids, epoch_rows, left_out, prepared_rows, task_of
 from tether.training.record import starting_record
 from tether.training.references import Place, Policy, Reference, build_reference
@@ -74,6 +82,8 @@ class Given:
     eval_rows: Sequence[Any] | None = None
     shared: Shared = field(default_factory=Shared)
     """What this run may take over from others of one study."""
+    hub: dict[str, str] = field(default_factory=dict[str, str])
+    """Models of the hub as asked for -> as used; the run itself finds them out."""
 
 
 @dataclass
@@ -112,7 +122,6 @@ def train(
         live = config.reference == "self" or config.reference.startswith("model:")
         check(config, has_reference=config.reference != "none", reads=task_of(config), live=live)
         require_trackers(config.report_to)
-        check_storage(config, in_memory=given is not None and given.memory is not None)
         stop.patient = processes.count > 1
         folder = RunFolder(Path(config.output_dir))
         if processes.first:
@@ -120,8 +129,11 @@ def train(
         try:
             processes.wait()  # the others look into the folder only when it is locked
             shown = watcher if watcher is not None and processes.first else Silent()
-            whole = pairs_written_down(config)
-            parts = _parts(whole, given or Given(), evaluators, shown, folder, stop, processes)
+            pins = Pins(read_run(folder.path).hub if folder.started else None)
+            whole = pairs_written_down(pinned_config(config, pins))
+            given = replace(given or Given(), hub=pins.made)
+            check_storage(whole, in_memory=given.memory is not None)
+            parts = _parts(whole, given, evaluators, shown, folder, stop, processes)
             if folder.started:
                 known = _same_run(parts)
                 if known.status == "finished":
@@ -169,7 +181,7 @@ def _parts(
     if sharded:
         copied = config.measure_prompts > 0 or needs_live_reference(config)
         shard(policy.model, device, processes.count, keep_start=copied)
-    record = starting_record(config, policy, prepared, tokenizer)
+    record = starting_record(config, policy, prepared, tokenizer, given.hub)
     clock.lap("model")
     if processes.count > 1:
         held = "shards of the model" if sharded else "a whole copy of the model"
@@ -185,7 +197,8 @@ def _parts(
 def _same_run(parts: Parts) -> RunRecord:
     known = read_run(parts.folder.path)
     parts.folder.refuse_if_other(fingerprint_of(parts.record.model_dump(mode="json")))
-    parts.record = parts.record.model_copy(update={"run_id": known.run_id, "created": known.created})
+    kept = {"run_id": known.run_id, "created": known.created, "hub": known.hub | parts.record.hub}
+    parts.record = parts.record.model_copy(update=kept)
     return known
 
 
@@ -206,8 +219,9 @@ def _run(parts: Parts) -> RunRecord:
         processes=parts.processes,
     )
     if parts.processes.first:
+        repeatable = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
         write_json(folder.path / "preflight.json", parts.prepared.preflight)
-        write_text(folder.path / "config.yaml", yaml.safe_dump(_repeatable(config), sort_keys=False))
+        write_text(folder.path / "config.yaml", repeatable)
     reference = _reference(parts, engine, budget)
     engine = replace(engine, live=reference.live)
     parts.clock.lap("reference")
@@ -247,10 +261,6 @@ def _run(parts: Parts) -> RunRecord:
     if parts.processes.first:
         write_json(folder.path / "run.json", parts.record)
     return _train(parts, loop, sampler)
-
-
-def _repeatable(config: TrainConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_none=True)
 
 
 def _reference(parts: Parts, engine: Engine, budget: int) -> Reference:

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 import transformers
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from tether.config.hub import published_as
 from tether.config.train import TrainConfig
 from tether.policies.layout_check import LayoutChoice, choose_layout
 from tether.policies.load import LoadedModel, load_model
@@ -111,6 +113,8 @@ def identity(
     """Name a reference: what is scored, and how; `arithmetic` is the part a fresh adapter takes in it."""
     model: Any = engine.model
     device = next(model.parameters()).device
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    published = published_as(str(plain.config._name_or_path))
     return ReferenceIdentity(
         kind,
         scored={
@@ -133,6 +137,7 @@ def identity(
             "transformers": transformers.__version__,
             "machine": platform.machine(),
             **({"adapter": arithmetic} if arithmetic else {}),
+            **({"published": published} if published else {}),
         },
     )
 

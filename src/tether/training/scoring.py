@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from tether.config.hub import Pins
 from tether.config.train import TrainConfig
 from tether.errors import RunFolderError
 from tether.policies.artifact import MANIFEST, write_artifact
@@ -12,6 +13,7 @@ from tether.records.results import Record
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
 from tether.training.parallel import Processes, joined
+from tether.training.policy import pinned_config
 from tether.training.prepare import Prepared, prepare, read
 from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
 from tether.training.track import Silent, Watcher
@@ -30,7 +32,7 @@ class ScoreRecord(Record):
 
 
 def score_file(
-    model: Path,
+    model: str | Path,
     data: str,
     out: Path,
     *,
@@ -73,6 +75,8 @@ def score_file(
             "layout": layout,
         }
     )
+    pins = Pins()
+    config, policy = pinned_config(config, pins), policy and pins.model(policy, weights=False)
     budget = max_tokens_per_microbatch or default_budget(device_of(device))
     with joined(device_of(device)) as processes:
         shown = watcher if watcher is not None and processes.first else Silent()
@@ -82,7 +86,8 @@ def score_file(
         shown.stage("loading the model")
         table = _scored(config, prepared, without_prompt, token_values, budget, processes, shown)
         if processes.first:
-            source = {"model": str(model.resolve()), "data": data, "kind": table.identity.kind}
+            named = config.model_name_or_path if pins.made.get(str(model)) else str(Path(model).resolve())
+            source = {"model": named, "data": data, "kind": table.identity.kind}
             write_artifact(out, table, source=source)
     return _record(out, len(prepared.train.rows), table)
 

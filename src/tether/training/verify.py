@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tether.config.hub import folder_at_hand
 from tether.errors import GuardStop
 from tether.objectives import zero_margin
 from tether.policies.quantisation import quantisation_of
@@ -122,4 +123,4 @@ def _worst(mine: SequenceLogProbs, theirs: SequenceLogProbs, batch: GroupBatch) 
 def model_at_hand(source: dict[str, Any]) -> Path | None:
     """Return the folder of the model that scored an artifact, if it is still here."""
     path = source.get("model")
-    return Path(path) if path and Path(path).is_dir() else None
+    return folder_at_hand(path) if path else None
