@@ -1,12 +1,13 @@
 """Splits never part a prompt, mixes use rows evenly, and both are functions of rows and seed alone."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.data.mix import mix, shuffle_labels, split, take
+from tether.data.mix import halve, mix, shuffle_labels, split, take
 from tether.errors import DataError, UsageError
 from tether.records.rows import Completion, Origin, Preference
 
@@ -121,3 +122,31 @@ def test_weights_that_say_nothing_are_refused(weight: float) -> None:
         mix([0], [weight], seed=0)
     with pytest.raises(UsageError, match="1 given for 2 sources"):
         mix([0, 1], [1.0], seed=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(drawn=st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=2, max_size=30), seed=st.integers(0, 5))
+def test_halves_are_a_partition_by_pair_whatever_label_or_order(
+    drawn: list[tuple[int, int, int]], seed: int
+) -> None:
+    def made(order: tuple[str, str]) -> list[Preference]:
+        return [
+            Preference(
+                Origin("f", i),
+                f"prompt {p}",
+                (Completion(order[0], f"a{a}"), Completion(order[1], f"b{b}")),
+            )
+            for i, (p, a, b) in enumerate(drawn)
+        ]
+
+    first, second = (halve(made(("chosen", "rejected")), half, seed) for half in ("first", "second"))
+    assert first == (second[1], second[0])
+    assert sorted(r.origin.row for r in [*first[0], *second[0]]) == list(range(len(drawn)))
+    assert abs(len(first[0]) - len(second[0])) <= max(Counter(drawn).values())
+    mirrored = halve(made(("rejected", "chosen"))[::-1], "first", seed)[0]
+    assert {r.origin.row for r in mirrored} == {r.origin.row for r in first[0]}
+
+
+def test_another_name_of_a_half_is_refused() -> None:
+    with pytest.raises(UsageError, match="first or second"):
+        halve([], "third", 0)

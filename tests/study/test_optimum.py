@@ -1,27 +1,59 @@
-"""The exact optimum stands beside the frontier, and nothing lies above it."""
+"""The exact optimum stands beside the frontier of every study in a listed world; nothing is above it."""
 
+import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.study.fixtures import make_study
+from tests.study.conftest import Here, Told
+from tether.config.study import StudyConfig, build_study
+from tether.records.results import read_lines, write_lines
+from tether.study.bench import Bench
 from tether.study.collect import read_folder
+from tether.study.execute import run_study
 from tether.study.frontier import optimum_points
-from tether.study.optimum import BETAS, write_optimum
+from tether.study.optimum import BETAS, optimum_of
+from tether.study.questions import findings
+from tether.study.report import write_study_report
 from tether.worlds import load_world
 from tether.worlds.enumerable import Enumerable
 
 
-def test_the_optimum_of_a_listed_world_is_kept_and_read(tmp_path: Path) -> None:
-    make_study(tmp_path, betas=(1.0,), seeds=(0,))
-    study = read_folder(tmp_path)
-    assert optimum_points(study) == []
+def tiny() -> Enumerable:
     world = load_world("enumerable-tiny")
     assert isinstance(world, Enumerable)
+    return world
+
+
+def study(folder: Path, **options: object) -> Path:
+    """Run one small study in the tiny world; return its folder."""
+    files = tiny().make(folder / "world", pairs=24, eval_pairs=8)
+    values = {
+        "model": str(files.model),
+        "data": str(files.train),
+        "eval_data": str(files.eval),
+        "output_dir": str(folder / "study"),
+        "beta": [1.0, 0.1],
+        "learning_rate": [1e-2],
+        "max_steps": 3,
+        "train_batch_size": 8,
+        "measured_prompts": 2,
+        "samples_per_prompt": 8,
+        "kl_max_new_tokens": 4,
+        **options,
+    }
+    config = build_study(values)
+    run_study(config, Told(), lambda plan: Here(Bench(config)))
+    return Path(config.output_dir)
+
+
+def test_the_optimum_is_what_the_world_says_it_is() -> None:
+    world = tiny()
     model, tokenizer = world.base_model()
-    assert write_optimum(tmp_path, world, model, tokenizer)
-    points = optimum_points(study)
+    points = optimum_of(world, model, tokenizer)
     assert [p.beta for p in points] == pytest.approx(BETAS)
     assert all(a.kl < b.kl and a.reward < b.reward for a, b in pairwise(points))
     exact = world.optimum(world.conditionals(model, tokenizer), points[8].beta)
@@ -31,6 +63,54 @@ def test_the_optimum_of_a_listed_world_is_kept_and_read(tmp_path: Path) -> None:
     assert slope == pytest.approx(points[8].beta, rel=0.05)
 
 
-def test_a_world_that_cannot_be_listed_has_none(tmp_path: Path) -> None:
-    assert not write_optimum(tmp_path, load_world("sentiment"), None, None)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("judge", [None, "world:enumerable-tiny"])
+def test_a_study_in_a_listed_world_has_it_without_asking_on_the_page_and_as_csv(
+    tmp_path: Path, judge: str | None
+) -> None:
+    folder = study(tmp_path, evaluators=["world:enumerable-tiny"], **({"judge": judge} if judge else {}))
+    found = findings(folder)
+    assert len(found.optimum) == len(BETAS) and found.judge == ("gold_reward" if judge else None)
+    kl, reward = (np.array([getattr(p, name) for p in found.optimum]) for name in ("kl", "reward"))
+    start = found.start["score:gold_reward"]
+    assert start is not None
+    for cell in (p for p in found.frontier if p.setting):
+        # Exact, so nothing may lie above it but by the error of the samples.
+        best = np.interp(cell.kl, [0.0, *kl], [start, *reward])
+        assert cell.score <= best + 4 * (cell.score_se or 0.0) + 4 * (cell.kl_se or 0.0)
+    write_study_report(folder)
+    assert "exact optimum" in (folder / "plots" / "frontier.csv").read_text()
+    assert "exact optimum" in (folder / "report.html").read_text()
+
+
+def test_a_study_measured_before_gets_it_and_nothing_is_trained_again(tmp_path: Path) -> None:
+    folder = study(tmp_path, beta=[0.1], evaluators=["world:enumerable-tiny"])
+    path = folder / "shared" / "optimum.jsonl"
+    before = path.read_text()
+    path.unlink()
+    options = {"output_dir": str(folder), **json.loads((folder / "study.json").read_text())["config"]}
+    config, told = build_study(options), Told()
+    run_study(config, told, lambda plan: Here(Bench(config)))
+    assert path.read_text() == before
+    assert not [event for event in told.events if event["event"] == "step"]
+
+
+def test_worlds_that_cannot_be_listed_have_none(
+    make_study: Callable[..., StudyConfig], tmp_path: Path
+) -> None:
+    config = make_study(beta=[0.1], evaluators=["world:sentiment"])
+    run_study(config, Told(), lambda plan: Here(Bench(config)))
+    assert not (tmp_path / "study" / "shared" / "optimum.jsonl").exists()
+    assert optimum_points(read_folder(tmp_path / "study")) == []
+
+
+def test_scores_of_another_judge_are_not_beside_it(tmp_path: Path) -> None:
+    folder = study(tmp_path, judge="length", evaluators=["world:enumerable-tiny"])
+    write_study_report(folder)
+    assert list(read_lines(folder / "shared" / "optimum.jsonl"))
+    assert "exact optimum" not in (folder / "plots" / "frontier.csv").read_text()
+
+
+def test_an_empty_optimum_stands_for_a_tokenizer_that_spells_otherwise(tmp_path: Path) -> None:
+    folder = study(tmp_path, beta=[0.1], evaluators=["world:enumerable-tiny"])
+    write_lines(folder / "shared" / "optimum.jsonl", [])
+    assert findings(folder).optimum == ()

@@ -15,7 +15,7 @@ GROUPS = [
     "Measuring", "Run",
 ]  # fmt: skip
 
-COMMAS = frozenset({*FACTORS, "dial"})
+COMMAS = frozenset({*FACTORS, "dial", "cross_fit"})
 
 app = App(name="study", help="Many runs over a grid, sharing what can be shared, measured alike.")
 

@@ -31,6 +31,9 @@ REFDPO = {"learning_rate": [5e-7], "num_train_epochs": 3, "train_batch_size": 32
 """The paper's training settings (section 3), used by its presets."""
 
 
+SCORERS = 3
+"""Fewest scorers of cross-fitting: with fewer nobody sees what their beta matters."""
+
 YAML_ONLY: Any = {"group": "Grid", "yaml_only": True}
 
 
@@ -77,6 +80,11 @@ class StudyConfig(BaseModel):
     dial_cells: tuple[str, ...] = knob(
         "Measured", "Cells to turn the dial on; unset: one of middle beta.", ()
     )
+    cross_fit: tuple[float, ...] = Field(
+        (),
+        description="Betas of cross-fitting's scorers: the first one scores, the others show what it matters.",
+        json_schema_extra={"group": "Measured", "commas": True},
+    )
     workers: int | None = knob("Study", "Cells at once; unset: from memory and cores.", None, gt=0)
     threads: int | None = knob("Study", "Threads per worker; unset: cores / workers.", None, gt=0)
     keep_checkpoints: bool = knob("Study", "Keep checkpoints of finished cells.", False)
@@ -103,6 +111,16 @@ class StudyConfig(BaseModel):
                     f"has {unknown[0] if unknown else 'an empty entry'}; name {', '.join(FACTORS)}"
                 )
         return tuple({key: as_list(entry[key]) for key in FACTORS if key in entry} for entry in value)
+
+    @field_validator("cross_fit")
+    @classmethod
+    def _scorers(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and (min(value) <= 0 or len(set(value)) < max(len(value), SCORERS)):
+            raise ValueError(
+                f"is {list(value)}; give at least {SCORERS} different betas above 0: the first one scores, "
+                "the others show how much its choice matters"
+            )
+        return value
 
     @model_validator(mode="after")
     def _several_references(self) -> Self:
@@ -143,7 +161,7 @@ def build_study(
     merged = _named(values, source) | _named(overrides or {}, "options")
     merged = _preset(merged, source)
     own = {key: value for key, value in merged.items() if key in STUDY_KEYS}
-    for key in (*FACTORS, "evaluators", "dial", "dial_cells"):
+    for key in (*FACTORS, "evaluators", "dial", "dial_cells", "cross_fit"):
         if key in own:
             own[key] = split_commas(own[key])
     fixed = {key: value for key, value in merged.items() if key in TRAIN_KEYS}

@@ -54,9 +54,12 @@ class TrainConfig(AdapterOptions):
         "shuffled: a coin says which text is chosen. A control: no preference can be learnt.",
         "given",
     )
+    data_half: Literal["both", "first", "second"] = knob(
+        "Data", "first, second: train on one half of the pairs; split by their texts.", "both"
+    )
     split_seed: int | None = knob(
         "Data",
-        "Of held-out and left-out prompts, and of shuffled labels; unset: seed.",
+        "Of held-out, left-out and halved rows, and of shuffled labels; unset: seed.",
         None,
         ge=0,
         lt=2**32,

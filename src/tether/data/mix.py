@@ -72,6 +72,39 @@ def take(rows: Sequence[Preference], fraction: float, seed: int) -> tuple[Rows, 
     return sides
 
 
+def halve(rows: Sequence[Preference], half: str, seed: int) -> tuple[Rows, Rows]:
+    """Return (kept, left out): the `first` or the `second` half of the rows, whole pairs, in their order.
+
+    Rows with the same prompt and the same texts, whichever is chosen, land on one side; which one depends on
+    the texts and the seed only. The two halves differ by the rows of one pair at most.
+
+    Raises:
+        UsageError: another name of a half.
+
+    """
+    if half not in ("first", "second"):
+        raise UsageError(f"half is {half!r}; first or second")
+    keys = [_pair(row) for row in rows]
+    counts: dict[str, int] = defaultdict(int)
+    for key in keys:
+        counts[key] += 1
+    sizes = [0, 0]
+    side: dict[str, int] = {}
+    for key in sorted(counts, key=lambda key: _draw(seed, "halve", key)):
+        side[key] = int(sizes[1] < sizes[0])
+        sizes[side[key]] += counts[key]
+    wanted = ("first", "second").index(half)
+    sides: tuple[Rows, Rows] = ([], [])
+    for row, key in zip(rows, keys, strict=True):
+        sides[side[key] != wanted].append(row)
+    return sides
+
+
+def _pair(row: Preference) -> str:
+    """Return prompt and texts of a row, whatever their labels."""
+    return canonical_json([row.prompt, *sorted(canonical_json(c.content) for c in row.completions)])
+
+
 def shuffle_labels(rows: Sequence[Preference], seed: int) -> tuple[Rows, list[str]]:
     """Return the rows with chosen and rejected swapped by a coin each, and the ids of those swapped.
 

@@ -246,6 +246,14 @@ class TokenFinding(Record):
     large_share: float
 
 
+class ScorerChoice(Record):
+    """What cross-fitting would have chosen with a scorer of another beta."""
+
+    beta: float
+    choice: str | None = None
+    regret: Regret | None = None
+
+
 class RuleFinding(Record):
     """What one way of choosing beta would have chosen here, and what that would have cost."""
 
@@ -256,6 +264,12 @@ class RuleFinding(Record):
     reason: str
     regret: Regret | None = None
     proven: bool = False
+    runs: float = 0.0
+    """Training runs it takes beyond the study's cells, each on all pairs."""
+    seconds: float | None = None
+    """Processor seconds they took, sampling and scoring included; null where it takes none."""
+    sensitivity: tuple[ScorerChoice, ...] = ()
+    """Cross-fitting: the choice by every scorer; the first is the rule's."""
 
 
 class Curve(Record):

@@ -20,6 +20,9 @@ CellState = Literal["planned", "running", "finished", "failed", "interrupted"]
 
 STUDY, CELL, SUMMARY = "study.json", "cell.json", "summary.json"
 CELLS, SHARED, MEASURES = "cells", "shared", "measures"
+SCORERS, CROSSED = "scorers", "crossed.parquet"
+CROSS_FIT = "cross-fit"
+"""Key of a cell's processor seconds of cross-fitting."""
 
 
 class Factors(Record):
@@ -51,7 +54,7 @@ class CellRecord(Record):
     error: str | None = None
     """One line, where the last attempt failed."""
     seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall seconds per stage: train, measure."""
+    """Wall seconds per stage: train, measure. Cross-fitting: processor seconds."""
     worker: int | None = None
     """Process id of the worker that ran it last."""
 
@@ -193,6 +196,11 @@ def read_study(folder: Path) -> StudyRecord:
 def cell_folder(folder: Path, cell_id: str) -> Path:
     """Return where a cell of a study lives."""
     return folder / CELLS / cell_id
+
+
+def crossed_score(beta: float) -> str:
+    """Return the score column of the cross-fitting scorer of this beta."""
+    return f"cross_fitted:{beta:g}"
 
 
 def measures(folder: Path) -> CellMeasures | None:

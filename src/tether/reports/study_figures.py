@@ -163,6 +163,7 @@ def _beta_axis(settings: Sequence[SettingFinding]) -> Axis:
 def _frontier(findings: Findings) -> Figure | None:
     if len(findings.frontier) < 3:
         return None
+    scored = findings.judge or findings.gold
     arms = list(dict.fromkeys(p.arm for p in findings.frontier))
     colours = {START: INK} | dict(zip([a for a in arms if a != START], SERIES * 3, strict=False))
     points, faint = _means(findings)
@@ -173,12 +174,12 @@ def _frontier(findings: Findings) -> Figure | None:
     reach = max(p.kl for p in findings.frontier)
     for law in findings.laws:
         curves += _law_rows(law, start, reach)
-    if findings.optimum:
+    if findings.optimum and scored == findings.gold:
         colours[OPTIMUM] = GREY
         curves += [
             {"x": p.kl, "y": p.reward, "series": OPTIMUM} for p in findings.optimum if p.kl <= 1.5 * reach
         ]
-    score = (findings.judge or "score").replace("_", " ")
+    score = (scored or "score").replace("_", " ")
     chart = study_plots.tradeoff(
         points, Axis(KL, zero=True), Axis(score), colours, faint=faint, curves=curves, unnamed=(START,)
     )
@@ -186,6 +187,8 @@ def _frontier(findings: Findings) -> Figure | None:
         "One point per setting, bars one standard error; small rings are single seeds. Dashed: the law "
         "R(d) = d (α − β̂ log d), d = √KL, with its 95 % band."
     )
+    if OPTIMUM in colours:
+        text += " Grey: the exact optimum; no policy at that KL has more reward."
     if any(p.dial is not None for p in findings.frontier):
         text += " The line without fit is one model dialled while it writes, not retrained."
     return Figure(

@@ -35,6 +35,7 @@ from tether.reports.study_tables import (
     range_text,
     rules_table,
     score_name,
+    scorers_table,
     settings_table,
     shuffled_table,
 )
@@ -128,6 +129,7 @@ def write_study_page(
         distances=distance_table(findings),
         ends=end_table(findings),
         rules=rules_table(findings),
+        scorers=scorers_table(findings),
         dial=dial_text(findings),
         knob=knob_text(findings),
         asked=explorer(asked, unit),

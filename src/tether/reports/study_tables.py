@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from tether.records.findings import Comparison, Estimate, Findings
+from tether.records.findings import Comparison, Estimate, Findings, Regret
 from tether.reports.tables import Table, count, decimals_for, number, percent, with_error
 
 
 def score_name(findings: Findings) -> str:
     """Return what the judge's score is called."""
-    return (findings.judge or "score").replace("_", " ")
+    return (findings.judge or findings.gold or "score").replace("_", " ")
 
 
 def settings_table(findings: Findings) -> Table:
@@ -166,12 +166,29 @@ def rules_table(findings: Findings) -> Table | None:
             r.rule,
             r.needs,
             r.choice or "none",
-            "–" if r.regret is None else percent(r.regret.share) if r.regret.share is not None else "–",
+            _regret(r.regret),
+            number(r.runs, 1) if r.runs else "none",
+            "–" if r.seconds is None else number(r.seconds, 0),
             "yes" if r.proven else "no",
         )
         for r in findings.rules
     )
-    return Table(("rule", "needs", "choice", "regret", "in use"), rows, frozenset({3})) if rows else None
+    columns = ("rule", "needs", "choice", "regret", "further runs", "processor seconds", "in use")
+    return Table(columns, rows, frozenset({3, 4, 5})) if rows else None
+
+
+def scorers_table(findings: Findings) -> Table | None:
+    """Return what cross-fitting would have chosen with each scorer."""
+    rows = tuple(
+        (number(s.beta, 3), s.choice or "none", _regret(s.regret))
+        for r in findings.rules
+        for s in r.sensitivity
+    )
+    return Table(("scorer's β", "choice", "regret"), rows, frozenset({0, 2})) if rows else None
+
+
+def _regret(regret: Regret | None) -> str:
+    return "–" if regret is None or regret.share is None else percent(regret.share)
 
 
 def _ends(interval: tuple[float, float]) -> str:

@@ -260,11 +260,15 @@ class Bench:
 
     def trained(self, cell: Cell) -> Any:
         """Load a trained cell from its folder."""
+        return self.load(cell_folder(self.folder, cell.cell_id) / "model", cell.config)
+
+    def load(self, folder: Path, config: TrainConfig) -> Any:
+        """Load a model trained here, in the start model's precision."""
         return load_model(
-            cell_folder(self.folder, cell.cell_id) / "model",
+            folder,
             dtype=next(self.start.parameters()).dtype,
-            device=device_of(cell.config.device),
-            attention=cell.config.attn_implementation,
+            device=device_of(config.device),
+            attention=config.attn_implementation,
         ).model
 
     def measure(self, cell: Cell, loss: tuple[float, float | None] | None) -> CellMeasures:

@@ -70,7 +70,7 @@ def _train_and_measure(bench: Bench, cell_id: str, watcher: Watcher, seconds: di
         began = time.perf_counter()
         bench.measure(cell, held_out_loss(run, home))
         seconds["measure"] = time.perf_counter() - began
-    measure_extras(bench, cell)
+    measure_extras(bench, cell, watcher, seconds)
     if not bench.config.keep_checkpoints:
         shutil.rmtree(home / "checkpoints", ignore_errors=True)
 

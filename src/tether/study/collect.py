@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,9 @@ from tether.records.findings import Setting, SettingFinding
 from tether.records.results import read_lines
 from tether.records.rows import canonical_json
 from tether.records.study import (
+    CROSSED,
     MEASURES,
+    SCORERS,
     SHARED,
     CellMeasures,
     CellRecord,
@@ -99,6 +101,21 @@ class Study:
         if not path.is_file():
             return {}
         return {int(key): str(value) for key, value in json.loads(path.read_bytes()).items()}
+
+    @property
+    def scorers(self) -> tuple[float, ...]:
+        """Betas of cross-fitting's scorers, the one that scores first; empty where the study has none."""
+        return tuple(float(beta) for beta in self.record.config.get("cross_fit", ()))
+
+    def halves(self) -> "Study | None":
+        """Return the study with the samples of the halves' policies instead; None where there are none."""
+        start = self.folder / SHARED / SCORERS / "start.parquet"
+        paths = [cell.folder / MEASURES / CROSSED for cell in self.cells]
+        both = zip(self.cells, paths, strict=True)
+        crossed = [replace(cell, samples=read_table(Samples, path)) for cell, path in both if path.is_file()]
+        if not start.is_file() or not crossed:
+            return None
+        return replace(self, cells=tuple(crossed), start_samples=read_table(Samples, start))
 
     def of(self, setting: Setting) -> list[Cell]:
         """Return the measured cells of a setting, by seed."""

@@ -40,7 +40,7 @@ from tether.training.score import device_of
 from tether.training.signals import stop_requests
 
 FREE_TO_CHANGE = frozenset(
-    {"output_dir", "workers", "threads", "keep_checkpoints", "add", "dial", "dial_cells", "ches"}
+    {"output_dir", "workers", "threads", "keep_checkpoints", "add", "dial", "dial_cells", "ches", "cross_fit"}
 )
 """Keys that may differ when a study goes on; `add` is changed by `tether study add` alone."""
 

@@ -1,8 +1,10 @@
-"""What a study measures on demand: the dial of one trained model, and how alike the texts of each pair are.
+"""What a study makes beside its cells, once, whenever a run of it finds it missing.
 
-Both belong to a study's options and are made once, whenever a run of the study finds them missing.
+On demand: the dial of one trained model, how alike the texts of each pair are, cross-fitting (`crossed`). By
+itself, where samples are scored by a world whose completions are listed: the exact optimum (`optimum`).
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,13 +13,16 @@ import numpy as np
 from tether.generation.measure import measure_dials
 from tether.policies.logprobs import summed_hidden
 from tether.records.results import write_json
-from tether.records.study import SHARED, SUMMARY
+from tether.records.study import CROSS_FIT, SHARED, SUMMARY
 from tether.study.bench import START, Bench
+from tether.study.crossed import cross_fit, crossed_missing
 from tether.study.grid import Cell
 from tether.study.measure import sample_table
+from tether.study.optimum import keep_optimum, optimum_missing
 from tether.study.tables import Ches, write_table
 from tether.tokens.collate import collate, plan_microbatches
 from tether.tokens.render import EncodedGroup
+from tether.training.track import Watcher
 
 DIAL = "dial"
 
@@ -47,12 +52,29 @@ def complete(bench: Bench) -> set[str]:
     return {
         name
         for name in bench.finished()
-        if not list(_dials_missing(bench, name)) and not (_ches_missing(bench) and name == first)
+        if not list(_dials_missing(bench, name))
+        and not crossed_missing(bench, name)
+        and not ((_ches_missing(bench) or optimum_missing(bench)) and name == first)
     }
 
 
-def measure_extras(bench: Bench, cell: Cell) -> None:
-    """Make what is asked on demand of this cell and is not there yet."""
+def measure_extras(bench: Bench, cell: Cell, watcher: Watcher, seconds: dict[str, float]) -> None:
+    """Make what belongs to this cell and is not there yet; `seconds` gets what cross-fitting took.
+
+    Raises:
+        Interrupted: a signal stopped it while it trained a half; its state is saved.
+
+    """
+    if optimum_missing(bench):
+        with bench.shared.lock(START, "optimum"):
+            if optimum_missing(bench):
+                keep_optimum(bench)
+    if crossed_missing(bench, cell.cell_id):
+        began = time.process_time()  # of the processor: waiting for another worker's scorer costs nothing
+        try:
+            cross_fit(bench, cell, watcher)
+        finally:
+            seconds[CROSS_FIT] = seconds.get(CROSS_FIT, 0.0) + time.process_time() - began
     values = list(_dials_missing(bench, cell.cell_id))
     if values:
         measure_dial(bench, cell, values)

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,26 @@ def _factors(values: Mapping[str, Any]) -> Factors:
         data_fraction=float(values["data_fraction"]),
         labels=values["labels"],
     )
+
+
+def main_cells(found: Iterable[Cell]) -> list[Cell]:
+    """Return the cells of the arm that is asked how tight first, of the labels as given.
+
+    An arm is all cells alike but for beta, learning rate and seed: DPO with reference self where it has two
+    strengths, else on the most pairs, else of the most strengths.
+    """
+    arms: dict[Factors, list[Cell]] = {}
+    for cell in found:
+        if cell.factors.labels == "given":
+            alike = {"beta": None, "learning_rate": 0.0, "seed": 0}
+            arms.setdefault(cell.factors.model_copy(update=alike), []).append(cell)
+
+    def order(arm: Factors) -> tuple[bool, float, int]:
+        strengths = len({(c.factors.beta, c.factors.learning_rate) for c in arms[arm]})
+        dpo = (arm.loss_type, arm.reference) == ("sigmoid", "self")
+        return not (dpo and strengths > 1), -arm.data_fraction, -strengths
+
+    return arms[min(arms, key=order)] if arms else []
 
 
 def cell_name(factors: Factors) -> str:

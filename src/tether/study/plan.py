@@ -11,6 +11,7 @@ from tether.config.train import TrainConfig
 from tether.policies.load import config_summary
 from tether.records.results import Record
 from tether.study.bench import Bench
+from tether.study.crossed import check_cross_fit, crossed_cells, crossed_missing, further_runs
 from tether.tokens.collate import collate
 from tether.tokens.render import EncodedGroup
 from tether.training.hardware import memory_of
@@ -36,6 +37,8 @@ class StudyPlan(Record):
     workers: int
     threads: int
     """Per worker."""
+    further_runs: float
+    """Training runs beyond the cells, each on all pairs: the halves of cross-fitting, finished or not."""
     updates: int
     """Of all cells that are to run."""
     tokens: int
@@ -59,6 +62,7 @@ class StudyPlan(Record):
 def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
     """Plan a study; with `timing` a few of its own rows are trained on and sampled to tell the time."""
     config = bench.config
+    check_cross_fit(bench)
     plans = {cell.cell_id: _plan(bench, cell.config) for cell in bench.cells.values()}
     done = bench.finished()
     todo = [cell for cell in bench.cells.values() if cell.cell_id not in done]
@@ -81,6 +85,7 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
         seen.add(of)
         references[name] = references.get(name, 0) + 1
     tokens = sum(_tokens(plans[cell.cell_id]) for cell in todo)
+    further = further_runs(bench)
     seconds, basis = (
         _time(bench, plans, [c.cell_id for c in todo], references, workers, threads)
         if timing
@@ -101,6 +106,7 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
         names=tuple(bench.cells),
         workers=workers,
         threads=threads,
+        further_runs=further,
         updates=sum(plans[cell.cell_id].updates for cell in todo),
         tokens=tokens,
         held_out=len(bench.rows.prepared.held_out.groups),
@@ -109,7 +115,7 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
         alone=alone,
         memory_mib=memory,
         memory_free_mib=free,
-        disk_mib=len(todo) * (trained + (checkpoint if config.keep_checkpoints else 0))
+        disk_mib=(len(todo) + 2 * further) * (trained + (checkpoint if config.keep_checkpoints else 0))
         + workers * checkpoint,
         disk_free_mib=shutil.disk_usage(existing(bench.folder)).free / 2**20,
         seconds=seconds,
@@ -167,6 +173,10 @@ def _time(
     rows = _count(bench.rows.prepared.train.groups) + held_out
     one = sample * len(bench.rows.asked) * bench.config.samples_per_prompt + 2 * score * held_out
     total = sum(_tokens(plans[name]) * train + one + score * held_out for name in todo)
+    crossed = [name for name in bench.cells if crossed_missing(bench, name)]
+    if crossed:
+        share = further_runs(bench) * len(crossed) / len(crossed_cells(bench))
+        total += share * _tokens(plans[crossed[0]]) * train + len(crossed) * 2 * one
     total += one + sum(references.values()) * score * rows
     text = (
         f"{TIMED_TOKENS} tokens of these rows trained on, scored and 4 prompts answered on this machine, one "

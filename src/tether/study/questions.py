@@ -21,7 +21,7 @@ from tether.records.findings import (
     Tight,
 )
 from tether.records.results import read_lines
-from tether.records.study import MEASURES
+from tether.records.study import CROSS_FIT, MEASURES, crossed_score
 from tether.study import needed, rules, which
 from tether.study.board import Board, standard_error
 from tether.study.collect import (
@@ -198,6 +198,14 @@ def _scored(board: Board, tight: Sequence[Tight], finding: SettingFinding) -> Se
     )
 
 
+def _told(gold: Board, finding: SettingFinding) -> SettingFinding:
+    """Add a world's truth to a setting of a study without a judge: no gain, no choice."""
+    if finding.setting not in gold.settings:
+        return finding
+    row = gold.scores[gold.settings.index(finding.setting) + 1]
+    return finding.model_copy(update={"score": float(row.mean()), "score_se": standard_error(row)})
+
+
 def _described(settings: Sequence[SettingFinding], found: Comparison) -> Comparison:
     """Add KL, length and entropy of both sides at their best."""
     by_name = {s.setting.name: s for s in settings}
@@ -216,18 +224,44 @@ def _plain(board: Board, gains: Any) -> Estimate:
 def _rules(study: Study, board: Board, main: Tight | None, alpha: float, seed: int) -> list[RuleFinding]:
     if main is None:
         return []
-    found = [rules.judged(board, main.arm, alpha=alpha, seed=seed)]
-    crossed = board_of(study, rules.CROSS_FITTED_SCORE)
-    if crossed is not None:
-        found.append(rules.cross_fitted(crossed, main.arm, alpha=alpha, seed=seed))
+    return [
+        rules.judged(board, main.arm, alpha=alpha, seed=seed),
+        *_judge_free(study, board, main.arm, alpha, seed),
+    ]
+
+
+def _judge_free(study: Study, board: Board | None, arm: str, alpha: float, seed: int) -> list[RuleFinding]:
+    """Return what rules without a judge would choose for an arm; `board` says which settings are sound."""
+    found: list[RuleFinding] = []
+    boards = crossed_boards(study)
+    if boards and arm in next(iter(boards.values())).arms():
+        found.append(rules.cross_fitted(boards, arm, cost=crossed_cost(study), alpha=alpha, seed=seed))
+        board = board or next(iter(boards.values()))
     accuracies = {
         s.setting.name: s.numbers["policy_accuracy"] or 0.0
         for s in setting_findings(study)
         if s.numbers.get("policy_accuracy") is not None
     }
-    if accuracies:
-        found.append(rules.ranking(board, main.arm, accuracies))
+    if accuracies and board is not None:
+        found.append(rules.ranking(board, arm, accuracies))
     return found
+
+
+def crossed_boards(study: Study) -> dict[float, Board]:
+    """Return the board of every scorer's rewards, by its beta; empty where the study has no halves."""
+    halves = study.halves()
+    if halves is None:
+        return {}
+    boards = {beta: board_of(halves, crossed_score(beta)) for beta in study.scorers}
+    return {beta: board for beta, board in boards.items() if board is not None}
+
+
+def crossed_cost(study: Study) -> tuple[float, float]:
+    """Return what cross-fitting took: training runs on all pairs, and processor seconds."""
+    halves = study.halves()
+    cells = () if halves is None else halves.cells
+    seconds = sum(cell.record.seconds.get(CROSS_FIT, 0.0) for cell in cells)
+    return float(len(cells) + len(study.scorers)), seconds
 
 
 def _without_judge(study: Study, settings: list[SettingFinding], common: dict[str, Any]) -> Findings:
@@ -257,13 +291,20 @@ def _without_judge(study: Study, settings: list[SettingFinding], common: dict[st
         )
         for question in _asked(study, None)
     ]
+    # Of a world the truth is drawn beside what was measured; nothing is chosen by it.
+    gold = None if study.gold is None else board_of(study, study.gold)
+    boards = crossed_boards(study)
+    main = next((b.arms()[0] for b in boards.values()), None)
     return Findings(
         **common,
         n=study.start.prompts,
         seeds=seeds,
         notices=tuple(_notices(study, common["identity"])),
         answers=tuple(answers),
-        settings=tuple(settings),
+        settings=tuple(settings) if gold is None else tuple(_told(gold, s) for s in settings),
+        frontier=() if gold is None else tuple(points(study, gold)),
+        laws=() if gold is None else tuple(laws(gold)),
+        rules=tuple(_judge_free(study, gold, main, ALPHA, 0)) if main else (),
     )
 
 

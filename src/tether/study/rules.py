@@ -2,7 +2,7 @@
 
     judged          the rule of `tight` on a judge's scores of own samples on validation prompts
     cross-fitted    the same rule on the implicit reward of one fixed model trained on the other half of the
-                    pairs than the policy it scores (the score column `cross_fitted`)
+                    pairs than the policy it scores (see `study.crossed`)
     ranking         the loosest sound setting: highest policy ranking accuracy among settings without a
                     degeneration flag (RefDPO, arXiv 2407.13709, Table 2: it rises through the optimum)
 
@@ -14,12 +14,11 @@ or below `REGRET` of the best gain in `WORLDS` of worlds that were not looked at
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tether.records.findings import Regret, RuleFinding
+from tether.records.findings import Regret, RuleFinding, ScorerChoice
 from tether.study.board import Board
 from tether.study.tight import how_tight, regret_of
 
 JUDGED, CROSS_FITTED, RANKING = "judged", "cross-fitted", "ranking"
-CROSS_FITTED_SCORE = "cross_fitted"
 REGRET, WORLDS = 0.05, 0.9
 """A rule is proven where its regret stays at or below 5 % of the best gain in 90 % of worlds."""
 PROVEN: frozenset[str] = frozenset()
@@ -57,16 +56,29 @@ def judged(board: Board, arm: str, *, alpha: float = 0.05, seed: int = 0) -> Rul
     )
 
 
-def cross_fitted(board: Board, arm: str, *, alpha: float = 0.05, seed: int = 0) -> RuleFinding:
-    """Choose by cross-fitted implicit rewards; `board.scores` holds them instead of a judge's."""
-    found = how_tight(board, arm, alpha=alpha, seed=seed)
+def cross_fitted(
+    boards: Mapping[float, Board], arm: str, *, cost: tuple[float, float], alpha: float = 0.05, seed: int = 0
+) -> RuleFinding:
+    """Choose by cross-fitted implicit rewards: a board per scorer's beta, the one that scores first.
+
+    `cost`: training runs beyond the study's cells, and the processor seconds they took.
+    """
+    found = {beta: how_tight(board, arm, alpha=alpha, seed=seed) for beta, board in boards.items()}
+    own = next(iter(found.values()))
+    choices = [
+        ScorerChoice(beta=beta, choice=tight.recommended, regret=tight.regret)
+        for beta, tight in found.items()
+    ]
     return RuleFinding(
         rule=CROSS_FITTED,
         needs="policies trained on halves of the pairs, and a fixed scorer for each",
-        choice=found.recommended,
-        reason=found.answer.sentence,
-        regret=found.regret,
+        choice=own.recommended,
+        reason=own.answer.sentence,
+        regret=own.regret,
         proven=CROSS_FITTED in PROVEN,
+        runs=cost[0],
+        seconds=cost[1],
+        sensitivity=tuple(choices),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tether.config.train import TrainConfig
 from tether.data.checks import Loaded, load
-from tether.data.mix import mix, shuffle_labels, split, take
+from tether.data.mix import halve, mix, shuffle_labels, split, take
 from tether.data.tasks import Task
 from tether.errors import DataError, ModelError
 from tether.objectives import OBJECTIVES, needs_mismatched
@@ -114,6 +114,10 @@ def prepare(
         rows, unused = take(rows, config.data_fraction, config.choice_seed)
         text = f"not used: data_fraction is {config.data_fraction:g}"
         findings.append(_finding("data_fraction", "dropped", [row.row_id for row in unused], text))
+    if config.data_half != "both":
+        rows, unused = halve(rows, config.data_half, config.choice_seed)
+        text = f"not used: data_half is {config.data_half}"
+        findings.append(_finding("data_half", "dropped", [row.row_id for row in unused], text))
     if config.labels == "shuffled":
         rows, swapped = shuffle_labels(rows, config.choice_seed)
         findings.append(_finding("labels_shuffled", "warning", swapped, "chosen and rejected were swapped"))
