@@ -82,7 +82,7 @@ class StudyConfig(BaseModel):
     )
     cross_fit: tuple[float, ...] = Field(
         (),
-        description="Betas of cross-fitting's scorers: the first one scores, the others show what it matters.",
+        description="Betas of cross-fitting's scorers: the first scores, the others show what it matters.",
         json_schema_extra={"group": "Measured", "commas": True},
     )
     workers: int | None = knob("Study", "Cells at once; unset: from memory and cores.", None, gt=0)
