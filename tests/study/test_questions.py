@@ -49,7 +49,9 @@ def test_without_a_declared_judge_nothing_is_recommended(tmp_path: Path) -> None
     found = findings(tmp_path)
     assert found.recommended is None and found.judge is None and found.gold == "gold_reward"
     assert [a.verdict for a in found.answers] == ["needs a judge", "needs a judge"]
-    assert found.settings[0].kl is not None and found.frontier == ()
+    # A world's truth is drawn, and nothing is chosen by it.
+    assert found.settings[0].kl is not None and found.frontier
+    assert all(s.gain is None and s.p_value is None and not s.in_set for s in found.settings)
     world = findings(judged(tmp_path, make_study(tmp_path, betas=(1.0, 0.1)), "world:sentiment"))
     assert world.judge == "gold_reward" and world.recommended is not None
     other = findings(judged(tmp_path, make_study(tmp_path, betas=(1.0, 0.1)), "win_rate"))
