@@ -260,9 +260,9 @@ class Bench:
 
     def trained(self, cell: Cell) -> Any:
         """Load a trained cell from its folder."""
-        return self.load(cell_folder(self.folder, cell.cell_id) / "model", cell.config)
+        return self.model_at(cell_folder(self.folder, cell.cell_id) / "model", cell.config)
 
-    def load(self, folder: Path, config: TrainConfig) -> Any:
+    def model_at(self, folder: Path, config: TrainConfig) -> Any:
         """Load a model trained here, in the start model's precision."""
         return load_model(
             folder,

@@ -113,7 +113,7 @@ def cross_fit(bench: Bench, cell: Cell, watcher: Watcher) -> None:
         home = cell_folder(bench.folder, cell.cell_id) / "halves" / half
         _trained(bench, half_config(cell.config, half, home), watcher)
         watcher.stage(f"scoring the {half} half by the other")
-        model = bench.load(home / "model", cell.config)
+        model = bench.model_at(home / "model", cell.config)
         mine = bench.answers(model, bench.start)
         del model
         scores = scorer_rewards(bench, other, [s["prompt"] for s in mine], [s["ids"] for s in mine])
@@ -144,7 +144,7 @@ def scorer_rewards(
     given = [ids[place] for place in prompts]
     found: dict[str, Array] = {}
     for beta in bench.config.cross_fit:
-        scorer = bench.load(_scorer_home(bench, half, beta) / "model", bench.common)
+        scorer = bench.model_at(_scorer_home(bench, half, beta) / "model", bench.common)
         with autocast_for(uses_bf16(bench.common), device_of(bench.common.device))():
             along = divergence(Source(scorer), {START: Source(bench.start)}, given, completions)
         found[crossed_score(beta)] = beta * along.log_ratio[START].cpu().numpy().astype(np.float64)
