@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import tether
+
+DEMO_MODEL = Path(tether.__file__).parent / "worlds" / "assets" / "sentiment"
 HEAVY = ("torch", "transformers", "peft", "pyarrow", "scipy", "altair")
 LIGHT = [
     "tether.errors",
@@ -64,6 +67,43 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
         "except SystemExit as end:\n    assert not end.code, end.code"
     )
     assert not loaded(code) & set(HEAVY)
+
+
+FIRST_UPDATE = """
+import json, os, sys
+from tether.cli.main import main
+import tether.training.loop as loop
+def stop(*_, **__):
+    os.write(1, json.dumps([sum(os.times()[:2]), sorted(sys.modules)]).encode())
+    os._exit(0)
+loop.update_gradient = stop
+main(sys.argv[1:])
+"""
+
+
+def test_the_demo_model_reaches_its_first_update_in_eight_seconds_without_libraries_it_does_not_use(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"prompt": f"My lamp {n} broke.", "chosen": " So sorry.", "rejected": " Not my fault."}
+        for n in range(64)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [
+        "--model",
+        str(DEMO_MODEL),
+        "--data",
+        str(tmp_path / "rows.jsonl"),
+        "--output-dir",
+        str(tmp_path / "run"),
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", FIRST_UPDATE, "train", *words, "--quiet"], capture_output=True, check=True
+    )
+    seconds, names = json.loads(found.stdout)
+    assert not set(names) & {"altair", "datasets", "pandas", "matplotlib", "bitsandbytes", "tensorboard"}
+    # Processor time, as above.
+    assert seconds < 8
 
 
 def test_help_answers_within_three_tenths_of_a_second() -> None:
