@@ -63,6 +63,8 @@ class Outcome:
     process_peak_mib: float
     """Peak memory to the end, saving and the report included."""
     stages: dict[str, float]
+    processor_seconds: float = 0.0
+    """Processor time between the same two points; other programs move it less than the clock."""
 
 
 def write(path: Path, value: Job | Outcome) -> None:

@@ -28,6 +28,7 @@ class Marks:
         self._done = 0
         self._first: float | None = None
         self._last: float | None = None
+        self._processor = 0.0
         self._peak = 0.0
         self._step_began = 0.0
         self.losses: list[float] = []
@@ -46,7 +47,7 @@ class Marks:
             hook.remove()
 
     def _forward(self, module: Any, arguments: Any) -> None:
-        self._first = time.perf_counter()
+        self._first, self._processor = time.perf_counter(), time.process_time()
         self._first_hook.remove()
 
     def _before_step(self, *_: Any) -> None:
@@ -63,6 +64,7 @@ class Marks:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._last = time.perf_counter()
+        self._processor = time.process_time() - self._processor
         self._peak = peak_mib()
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,6 +99,7 @@ class Marks:
             peak_mib=self._peak,
             process_peak_mib=peak_mib(),
             stages=dict(self.stages),
+            processor_seconds=self._processor,
         )
 
 

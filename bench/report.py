@@ -24,6 +24,7 @@ def table(result: Result) -> str:
     ]
     for name, column in result.columns.items():
         lines.append(_line(f"TRL {name}", column.theirs, result, spread(column)))
+    lines += _processor(result)
     if result.over_floor:
         floor = result.least.seconds(result.rates)
         lines.append(
@@ -53,6 +54,19 @@ def spread(column: Column) -> str:
 
 def _median_range(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _processor(result: Result) -> list[str]:
+    """Return the ratios of processor time, median of the pairs of runs."""
+    cells: list[str] = []
+    for name, column in result.columns.items():
+        spent = [
+            (a.processor_seconds, b.processor_seconds)
+            for a, b in zip(column.ours, column.theirs, strict=True)
+        ]
+        if all(ours > 0 for ours, _ in spent):
+            cells.append(f"{name} {statistics.median(theirs / ours for ours, theirs in spent):.2f}")
+    return ["  processor time: " + ", ".join(cells)] if cells else []
 
 
 def _memory(memory: Mapping[str, float]) -> list[str]:

@@ -19,7 +19,9 @@ from bench.workloads import COLUMNS, CUDA, FULL, GROUPED, PATCHED, QUICK, SHIPPE
 from tests.tiny import tiny_model, tiny_tokenizer
 from tether.cli.train import help_page
 
-OUTCOME = Outcome(2.0, 1.0, 4.0, [0.69, 0.65], 100, 40, 500.0, 600.0, {"gradient": 1.5, "optimizer": 0.2})
+OUTCOME = Outcome(
+    2.0, 1.0, 4.0, [0.69, 0.65], 100, 40, 500.0, 600.0, {"gradient": 1.5, "optimizer": 0.2}, 2.5
+)
 WORKLOAD = Workload("hh", "HH-like", "hh", 16, must={SHIPPED: 7.0})
 JOB = Job("tether", "model", "rows.jsonl", "out", 20)
 
@@ -50,6 +52,7 @@ def test_the_clock_runs_from_the_first_forward_to_the_last_step() -> None:
         marks.close()
     assert 0 < outcome.seconds < outcome.total_seconds
     assert 0 < outcome.setup_seconds < process_age()
+    assert 0 < outcome.processor_seconds
     assert outcome.stages["optimizer"] <= outcome.seconds
     assert 0 < outcome.peak_mib <= outcome.process_peak_mib
 
@@ -113,6 +116,7 @@ def test_tables_fit_80_columns() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "9.12 (8.00 to 10.50)" in text
     assert "default 0.25" in text
+    assert "processor time: as shipped 1.00, head patched 1.00, patched + grouped 1.00" in text
 
 
 def test_a_job_survives_its_file_and_every_option_exists(tmp_path: Path) -> None:
