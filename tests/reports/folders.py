@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tether.records.results import Finding, Measurement, RunRecord, Sample, write_json, write_lines
+from tether.records.results import Answer, Finding, Measurement, RunRecord, Sample, write_json, write_lines
 
 STEPS, EVERY, PROMPTS, PAIRS, BETA = 120, 20, 64, 200, 0.1
 ERRORS = {
@@ -192,6 +192,17 @@ def preflight() -> dict[str, Any]:
     }
 
 
+def answers(rows: list[Sample], step: int) -> list[Answer]:
+    """Return what the model of a step answered: as before at first, as after from the middle on."""
+    found: list[Answer] = []
+    for row in rows:
+        late = step >= STEPS / 2
+        text, score = (row.after, row.score_after) if late else (row.before, row.score_before)
+        scores = {} if score is None else {"gold_reward": score}
+        found.append(Answer(prompt=row.prompt, completion=text, tokens=20, ended=True, scores=scores))
+    return found
+
+
 def make_run(folder: Path, *, rows: list[Sample] | None = None, **changes: Any) -> Path:
     """Write a whole run folder and return it; `changes` replace fields of run.json."""
     rng = np.random.default_rng(7)
@@ -209,6 +220,9 @@ def make_run(folder: Path, *, rows: list[Sample] | None = None, **changes: Any) 
         lines.append({"epoch": measured.step / 60, "phase": "measure"} | document | flat)
     write_lines(folder / "metrics.jsonl", lines)
     write_lines(folder / "samples.jsonl", rows)
+    (folder / "samples").mkdir()
+    for measured in written.measurements:
+        write_lines(folder / "samples" / f"step-{measured.step}.jsonl", answers(rows, measured.step))
     (folder / "preflight.json").write_text(json.dumps(preflight()), encoding="utf-8")
     (folder / "config.yaml").write_text(
         "model_name_or_path: models/replies-base\nbeta: 0.1\n", encoding="utf-8"

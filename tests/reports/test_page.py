@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -268,6 +269,34 @@ def test_a_run_with_many_long_answers_stays_small_and_says_what_it_left_out(
     assert (run / "report.html").stat().st_size < 2_000_000
     assert "of 400; all of them are in samples.jsonl" in page.text
     assert "14,000 more characters in samples.jsonl" in page.text
+
+
+def test_answers_on_the_way_are_under_their_pair(whole_page: Page) -> None:
+    folded = whole_page.find("details", "between")
+    assert len(folded) == PROMPTS
+    assert "On the way: 5 answers, updates 20 to 100" in folded[0].text
+    assert folded[0].text.index("Update 40") < folded[0].text.index("Update 60")
+
+
+def test_of_many_updates_on_the_way_a_few_are_shown_evenly(
+    tmp_path: Path, page_of: Callable[[Path], Page]
+) -> None:
+    run = make_run(tmp_path / "run")
+    for step in range(100, 4100, 100):
+        write_lines(run / "samples" / f"step-{step}.jsonl", [read_answer(run)] * PROMPTS)
+    page = page_of(run)
+    folded = page.find("details", "between")[0].text.replace("\u00a0", " ")
+    assert re.findall(r"Update ([\d,]+)", folded) == [
+        "20", "200", "800", "1,400", "2,100", "2,700", "3,300", "3,900",
+    ]  # fmt: skip
+    assert "8 of 44 measured updates" in page.text.replace("\u00a0", " ")
+    # One answer of the last steps is long: it is cut with the name of its file.
+    assert "500 more characters in samples/step-3900.jsonl" in page.text
+
+
+def read_answer(run: Path) -> dict[str, Any]:
+    answer = next(read_lines(run / "samples" / "step-0.jsonl"))
+    return answer | {"completion": "x" * 2000}
 
 
 def test_a_page_written_twice_is_the_same_page(tmp_path: Path, undrawn: None) -> None:

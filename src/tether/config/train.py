@@ -159,8 +159,20 @@ class TrainConfig(AdapterOptions):
     project: str = knob("Watching", "The project it is filed under in trackers.", "tether")
 
     measure_prompts: int = knob("Measuring", "Held-out prompts answered to measure KL; 0: none.", 32, ge=0)
+    sample_steps: int | None = knob(
+        "Measuring",
+        "Updates between answers to measured prompts; unset: with every evaluation.",
+        None,
+        gt=0,
+    )
     kl_max_new_tokens: int = knob("Measuring", "Longest sample when measuring.", 128, gt=0)
     evaluators: tuple[str, ...] = knob("Measuring", "Scores for samples: world:NAME.", ())
+
+    @model_validator(mode="after")
+    def _samples_consistent(self) -> Self:
+        if self.sample_steps is not None and self.measure_prompts == 0:
+            raise ValueError("sample_steps is about measured prompts: set measure_prompts, or leave it out")
+        return self
 
     @model_validator(mode="before")
     @classmethod

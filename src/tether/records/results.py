@@ -3,6 +3,7 @@
 run.json        what was run: `RunRecord`
 metrics.jsonl   one flat object per line: `step`, `epoch`, `phase`, then metric names as TRL spells them
 samples.jsonl   one `Sample` per line: the same prompt answered before and after training
+samples/        step-N.jsonl, one `Answer` per line: the same prompts in the same order, every measured step
 preflight.json  what `tether check` found
 """
 
@@ -20,6 +21,9 @@ from tether.records.rows import Content
 
 SCHEMA = 1
 """Version of every file described here; raised when a field changes its meaning."""
+
+SAMPLES = "samples"
+"""Folder of a run's answers by step."""
 
 LARGE = 10.0
 """Nats: a token whose log-ratio exceeds this was moved by a factor of more than 20,000."""
@@ -55,6 +59,21 @@ class Sample(Record):
     after: str
     score_before: float | None = None
     score_after: float | None = None
+
+
+class Answer(Record):
+    """One prompt answered by the model of one step."""
+
+    prompt: Content
+    completion: str
+    tokens: int
+    """Length, end token included."""
+    ended: bool
+    """False: cut at `kl_max_new_tokens`."""
+    scores: dict[str, float] = Field(default_factory=dict)
+    """Per evaluator."""
+    kl_start: float | None = None
+    """Nats of this answer, Rao-Blackwell; None where it was not measured."""
 
 
 class Measurement(Record):
@@ -160,6 +179,12 @@ def read_run(folder: Path) -> RunRecord:
         return RunRecord.model_validate_json(path.read_bytes())
     except ValueError as error:
         raise RunFolderError(f"{path}: not readable by this version of tether: {error}") from error
+
+
+def answer_files(run: Path) -> dict[int, Path]:
+    """Return the files of a run's answers by step, rising."""
+    found = {path.stem.removeprefix("step-"): path for path in (run / SAMPLES).glob("step-*.jsonl")}
+    return {step: found[str(step)] for step in sorted(int(name) for name in found if name.isdecimal())}
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

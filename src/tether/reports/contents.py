@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tether.errors import RunFolderError
-from tether.records.results import Finding, Measurement, Record, RunRecord, Sample, read_lines, read_run
+from tether.records.results import (
+    Answer,
+    Finding,
+    Measurement,
+    Record,
+    RunRecord,
+    Sample,
+    answer_files,
+    read_lines,
+    read_run,
+)
 
 Line = Mapping[str, Any]
 Kind = TypeVar("Kind", bound=Record)
@@ -34,6 +44,8 @@ class RunContents:
     evals: tuple[Line, ...]
     measurements: tuple[Measurement, ...]
     samples: tuple[Sample, ...]
+    answers: Mapping[int, tuple[Answer, ...]]
+    """What the model of each measured step answered to the prompts of `samples`, by rising step."""
     findings: tuple[Finding, ...]
     preflight: Mapping[str, Any]
     config_text: str
@@ -108,6 +120,9 @@ def read_contents(run: Path) -> RunContents:
         evals=_by_step(lines, "eval"),
         measurements=_measurements(record, _by_step(lines, "measure"), run),
         samples=tuple(_parsed(Sample, run / "samples.jsonl", _lines(run / "samples.jsonl"))),
+        answers={
+            step: tuple(_parsed(Answer, path, _lines(path))) for step, path in answer_files(run).items()
+        },
         findings=tuple(_parsed(Finding, run / "preflight.json", _findings(preflight))),
         preflight=preflight,
         config_text=_text(run / "config.yaml"),

@@ -24,6 +24,7 @@ from tether.reports.sections import (
     findings_table,
     measurement_table,
     model_name,
+    on_the_way,
     shown_samples,
     subtitle,
     tiles_of,
@@ -57,7 +58,7 @@ def write_report(run: Path, page: Path | None = None) -> Path:
     pictures = run / "report"
     pictures.mkdir(exist_ok=True)
     write_figures(pictures, [*result, *learning])
-    moved = movement_of(contents)
+    moved, between = movement_of(contents), on_the_way(contents.answers)
     page = run / "report.html" if page is None else page
     text = render(
         "report.html.jinja",
@@ -69,7 +70,9 @@ def write_report(run: Path, page: Path | None = None) -> Path:
         verdict=verdict,
         tiles=tiles_of(contents, verdict),
         notices=notices_of(contents),
-        samples=shown_samples(contents.samples),
+        samples=shown_samples(contents.samples, between),
+        between=[count(step) for step in between],
+        measured_steps=len(contents.answers),
         sample_total=len(contents.samples),
         pictures=quote(Path(os.path.relpath(pictures, page.parent)).as_posix()),
         result_figures=result,

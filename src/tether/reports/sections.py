@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tether.records.results import Finding, Measurement, Sample
+from tether.records.results import Answer, Finding, Measurement, Sample
 from tether.reports.contents import RunContents, words
 from tether.reports.explain import beta_of
 from tether.reports.tables import (
@@ -21,13 +21,17 @@ from tether.reports.tables import (
     plain,
     with_error,
 )
-from tether.reports.verbatim import Turn, compared, turns
+from tether.reports.verbatim import Turn, compared, turns, verbatim
 from tether.reports.verdict import Verdict, gain_interval_text
 
 SAMPLES = 120
 """Most samples a page shows, in file order; the page says how many there are."""
 SAMPLE_TEXT = 1_000_000
 """Most characters of HTML the samples of a page take, so that it opens at once."""
+BETWEEN = 8
+"""Most steps on the way whose answers a page shows."""
+BETWEEN_TEXT = 1500
+"""Characters shown of such an answer."""
 FIRST = 6
 """Samples shown before a reader asks for more."""
 
@@ -43,6 +47,15 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Between:
+    """What a model on the way answered."""
+
+    step: str
+    text: Markup
+    score: str
+
+
+@dataclass(frozen=True)
 class Shown:
     """One sample as the page shows it; `change` is up, down, same or unscored."""
 
@@ -55,6 +68,8 @@ class Shown:
     change: str
     late: bool
     """Whether it is hidden until the reader asks for more than the first few."""
+    between: tuple[Between, ...] = ()
+    """Answers on the way, by rising step."""
 
 
 def model_name(contents: RunContents) -> str:
@@ -137,13 +152,15 @@ def _effort(contents: RunContents) -> list[Tile]:
     return tiles
 
 
-def shown_samples(samples: Sequence[Sample]) -> list[Shown]:
-    """Return the first samples in file order, so that nobody picked them."""
+def shown_samples(samples: Sequence[Sample], answers: Mapping[int, Sequence[Answer]]) -> list[Shown]:
+    """Return the first samples in file order, so that nobody picked them, with answers on the way."""
     shown: list[Shown] = []
     spent = 0
-    for sample in samples[:SAMPLES]:
+    for index, sample in enumerate(samples[:SAMPLES]):
         prompt, (before, after) = turns(sample.prompt), compared(sample.before, sample.after)
+        between = tuple(_between(step, given[index]) for step, given in answers.items() if index < len(given))
         spent += len(before) + len(after) + sum(len(turn.text) for turn in prompt)
+        spent += sum(len(one.text) for one in between)
         if spent > SAMPLE_TEXT and shown:
             break
         difference = None
@@ -159,9 +176,24 @@ def shown_samples(samples: Sequence[Sample]) -> list[Shown]:
                 gain="" if difference is None else number(difference, 2, signed=True),
                 change=_change(difference),
                 late=len(shown) >= FIRST,
+                between=between,
             )
         )
     return shown
+
+
+def on_the_way(answers: Mapping[int, Sequence[Answer]]) -> dict[int, Sequence[Answer]]:
+    """Return the answers between the first and the last step; of many steps a few, evenly spread."""
+    steps = sorted(answers)[1:-1]
+    if len(steps) > BETWEEN:
+        steps = [steps[round(i * (len(steps) - 1) / (BETWEEN - 1))] for i in range(BETWEEN)]
+    return {step: answers[step] for step in steps}
+
+
+def _between(step: int, answer: Answer) -> Between:
+    score = next(iter(answer.scores.values()), None)
+    text = verbatim(answer.completion, BETWEEN_TEXT, f"samples/step-{step}.jsonl")
+    return Between(count(step), text, "" if score is None else number(score, 2))
 
 
 def _change(difference: float | None) -> str:

@@ -40,9 +40,9 @@ def hidden(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
-def verbatim(text: str, shown: int = SHOWN) -> Markup:
+def verbatim(text: str, shown: int = SHOWN, file: str = "samples.jsonl") -> Markup:
     """Return text as safe HTML: escaped, hidden characters as labelled marks, a cut named with its size."""
-    return Markup("").join(_marked(text[:shown])) + _rest(text, shown)
+    return Markup("").join(_marked(text[:shown])) + _rest(text, shown, file)
 
 
 def compared(before: str, after: str) -> tuple[Markup, Markup]:
@@ -124,8 +124,8 @@ def _marked(text: str) -> Iterator[Markup]:
     yield escape("".join(run))
 
 
-def _rest(text: str, shown: int) -> Markup:
+def _rest(text: str, shown: int, file: str = "samples.jsonl") -> Markup:
     left = len(text) - shown
     if left <= 0:
         return Markup("")
-    return Markup('<span class="cut">{:,} more characters in samples.jsonl</span>').format(left)
+    return Markup('<span class="cut">{:,} more characters in {}</span>').format(left, file)

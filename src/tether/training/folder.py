@@ -12,8 +12,8 @@ from tether.records.results import read_run
 
 LOCK = ".lock"
 OWN = {
-    "run.json", "config.yaml", "preflight.json", "metrics.jsonl", "samples.jsonl", "reference", "checkpoints",
-    "model", "report.html", "report", "cell.json", "measures", "tensorboard", "wandb", LOCK,
+    "run.json", "config.yaml", "preflight.json", "metrics.jsonl", "samples.jsonl", "samples", "reference",
+    "checkpoints", "model", "report.html", "report", "cell.json", "measures", "tensorboard", "wandb", LOCK,
 }  # fmt: skip
 FREE_TO_CHANGE = frozenset(
     {"output_dir", "device", "save_total_limit", "parallel", "report_to", "run_name", "project"}

@@ -89,14 +89,15 @@ def run_updates(loop: Loop) -> None:
 
     """
     if loop.step == 0:
-        _look(loop)
+        _look(loop, rows=True, samples=True)
     while loop.step < loop.total and not _stopped_early(loop):
         scored = _one_update(loop)
         loop.step += 1
         loop.watcher.step(loop.step, loop.total, scored.loss)
         if loop.step % loop.config.logging_steps == 0 or loop.step == loop.total:
             _log(loop)
-        improved = _look(loop) if _due_eval(loop) else False
+        rows, samples = _due_eval(loop), _due_samples(loop)
+        improved = _look(loop, rows=rows, samples=samples) if rows or samples else False
         # All processes stop after the same step, whichever of them was told to.
         signal = loop.engine.processes.most(loop.stop.signal_number or 0)
         if _due_save(loop, improved) or signal or _stopped_early(loop):
@@ -209,6 +210,13 @@ def _due_eval(loop: Loop) -> bool:
     return strategy == "epoch" and loop.step % loop.updates.updates_per_epoch == 0
 
 
+def _due_samples(loop: Loop) -> bool:
+    every = loop.config.sample_steps
+    if every is None or loop.step == loop.total:
+        return _due_eval(loop)
+    return loop.step % every == 0
+
+
 def _due_save(loop: Loop, improved: bool) -> bool:
     config = loop.config
     if improved and (config.load_best_model_at_end or config.save_strategy == "best"):
@@ -218,16 +226,16 @@ def _due_save(loop: Loop, improved: bool) -> bool:
     return config.save_strategy == "epoch" and loop.step % loop.updates.updates_per_epoch == 0
 
 
-def _look(loop: Loop) -> bool:
-    """Evaluate held-out rows and measure samples; return whether the best metric improved."""
+def _look(loop: Loop, *, rows: bool, samples: bool) -> bool:
+    """Evaluate held-out `rows`, measure `samples`; return whether the best metric, if seen, improved."""
     values: dict[str, float] = {}
-    if loop.eval_batch is not None:
+    if rows and loop.eval_batch is not None:
         values = eval_metrics(evaluate_now(loop), loop.config, loop.engine.dtype)
         _explain(loop, values)
         line = loop.metrics.append(loop.step, loop.epoch, "eval", values)
         loop.watcher.log(line, total=loop.total)
         loop.results.update(values)
-    if loop.measure is not None:
+    if samples and loop.measure is not None:
         loop.engine.model.eval()
         measurement = loop.measure(loop.step)
         loop.measurements.append(measurement)

@@ -245,7 +245,7 @@ def _run(parts: Parts) -> RunRecord:
         parts.stops,
         parts.prepared,
         parts.evaluators,
-        folder.path / "checkpoints" / "samples-start.jsonl",
+        folder.path,
         reference.model,
     )
     (folder.path / "checkpoints").mkdir(exist_ok=True)
@@ -344,8 +344,8 @@ def _resume(loop: Loop, sampler: Sampler | None) -> None:
     else:
         restore(loop, found)
         loop.watcher.note(f"resuming after step {found.step} of {loop.total}")
-        if sampler is not None:
-            sampler.recall_start()
+    if sampler is not None:
+        sampler.rewind(-1 if found is None else found.step)
     for line in damaged:
         event(loop, f"checkpoint skipped: {line}")
 

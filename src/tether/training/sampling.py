@@ -1,4 +1,4 @@
-"""On-policy measuring while a run runs: KL from the start model, samples before and after."""
+"""On-policy measuring while a run runs: KL from the start model, and the answers of every measured step."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from tether.objectives import needs_reference
 from tether.policies.adapters import has_adapter
 from tether.policies.sharding import in_shards, start_of, within
 from tether.records.protocols import Evaluator
-from tether.records.results import Measurement, Sample, read_lines, write_lines
+from tether.records.results import SAMPLES, Answer, Measurement, Sample, answer_files, read_lines, write_lines
 from tether.records.rows import Content, Preference, canonical_json
 from tether.tokens.render import Renderer
 from tether.training.prepare import Prepared
@@ -31,10 +31,10 @@ class Sampler:
         stops: frozenset[int],
         rows: Sequence[Preference],
         evaluators: Sequence[Evaluator],
-        start_file: Path,
+        folder: Path,
         reference: Any = None,
     ) -> None:
-        self._start_file = start_file
+        self._folder = folder
         self._config, self._engine, self._tokenizer, self._stops = config, engine, tokenizer, stops
         self._evaluators = evaluators
         self._reference = reference
@@ -47,8 +47,8 @@ class Sampler:
         self._moves = (
             self._start is not None and not has_adapter(engine.model) and not in_shards(engine.model)
         )
-        self.first: list[dict[str, Any]] = []
-        self.last: list[dict[str, Any]] = []
+        self._first: list[Answer] = []
+        self._last: list[Answer] = []
 
     def __call__(self, step: int) -> Measurement:
         """Measure the policy as it is; the same prompts and seeds at every step."""
@@ -85,11 +85,7 @@ class Sampler:
         if self._engine.processes.count > 1:
             rows = self._joined(rows, mine)
             measurement = summarise(rows, step)
-        if step == 0:
-            self.first = rows
-            if self._engine.processes.first:
-                write_lines(self._start_file, rows)
-        self.last = rows
+        self._keep(step, rows)
         if self._is_start:
             return measurement.model_copy(
                 update={"kl_reference": measurement.kl_start, "kl_reference_se": measurement.kl_start_se}
@@ -109,22 +105,44 @@ class Sampler:
         kept = {(row["prompt"], row["sample"]): row for part in reversed(parts) for row in part}
         return [kept[key] for key in sorted(kept)]
 
-    def recall_start(self) -> None:
-        """Read back what the start model answered, on resume."""
-        self.first = list(read_lines(self._start_file))
+    def _keep(self, step: int, rows: list[dict[str, Any]]) -> None:
+        names = ("completion", "tokens", "ended", "scores", "kl_start")
+        self._last = [
+            Answer(prompt=self._prompts[row["prompt"]], **{name: row[name] for name in names}) for row in rows
+        ]
+        if step == 0:
+            self._first = self._last
+        if self._engine.processes.first:
+            (self._folder / SAMPLES).mkdir(exist_ok=True)
+            write_lines(self._folder / SAMPLES / f"step-{step}.jsonl", self._last)
+
+    def rewind(self, step: int) -> None:
+        """On resume: keep the answers the checkpoint of `step` had seen, and read back the first and last."""
+        if not self._engine.processes.first:
+            return
+        kept: list[Path] = []
+        for number, path in answer_files(self._folder).items():
+            if number > step:
+                path.unlink()
+            else:
+                kept.append(path)
+        if kept:
+            self._first, self._last = (
+                [Answer.model_validate(line) for line in read_lines(path)] for path in (kept[0], kept[-1])
+            )
 
     def samples(self) -> list[Sample]:
         """Return the same prompts answered before and after training."""
         name = self._evaluators[0].name if self._evaluators else None
         return [
             Sample(
-                prompt=prompt,
-                before=before["completion"],
-                after=after["completion"],
-                score_before=before["scores"].get(name) if name else None,
-                score_after=after["scores"].get(name) if name else None,
+                prompt=before.prompt,
+                before=before.completion,
+                after=after.completion,
+                score_before=before.scores.get(name) if name else None,
+                score_after=after.scores.get(name) if name else None,
             )
-            for prompt, before, after in zip(self._prompts, self.first, self.last, strict=False)
+            for before, after in zip(self._first, self._last, strict=True)
         ]
 
 
@@ -135,15 +153,16 @@ def make_sampler(
     stops: frozenset[int],
     prepared: Prepared,
     evaluators: Sequence[Evaluator],
-    start_file: Path,
+    folder: Path,
     reference: Any = None,
 ) -> Sampler | None:
-    """Return a sampler over distinct held-out prompts (training prompts where none are held out), or None."""
+    """Return a sampler over distinct held-out prompts (training prompts where none are held out), or None.
+
+    It keeps answers in the run's `folder`.
+    """
     rows = prepared.held_out.rows or prepared.train.rows
     distinct = {canonical_json(row.prompt): row for row in rows}
     chosen = list(distinct.values())[: config.measure_prompts]
     return (
-        Sampler(config, engine, tokenizer, stops, chosen, evaluators, start_file, reference)
-        if chosen
-        else None
+        Sampler(config, engine, tokenizer, stops, chosen, evaluators, folder, reference) if chosen else None
     )
