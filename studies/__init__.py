@@ -1,0 +1,1 @@
+"""The worlds' studies: plans fixed before running, their runner, and the page that says what held."""

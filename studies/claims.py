@@ -1,0 +1,138 @@
+"""What the plans claim, judged by a t interval over seeds."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of a claim in one world: a difference with its interval over seeds."""
+
+    verdict: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one world, and what each way of choosing chose in it."""
+
+    rows: tuple[Row, ...]
+    choices: tuple[Row, ...] = ()
+    optimum: tuple[Row, ...] = ()
+
+    def start(self) -> Row:
+        """Return the start model's row."""
+        return next(row for row in self.rows if row["cell"] == "start")
+
+    def arm(self, study: str, **factors: Any) -> dict[float | None, dict[int, Row]]:
+        """Return rows of one arm by beta and seed."""
+        found: dict[float | None, dict[int, Row]] = {}
+        for row in self.rows:
+            if row["study"] == study and "seed" in row and all(row[k] == v for k, v in factors.items()):
+                found.setdefault(row["beta"], {})[row["seed"]] = row
+        return found
+
+    def best(self, arm: Mapping[Any, Mapping[int, Row]]) -> Any:
+        """Return the beta of the highest mean reward."""
+        return max(arm, key=lambda beta: mean(row["reward"] for row in arm[beta].values()))
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the arithmetic mean."""
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def judged(differences: Sequence[float], words: str = "") -> Found:
+    """Say whether a difference is above 0: a t interval over seeds (95 %)."""
+    n, mean = len(differences), mean(differences)
+    if n < 2:
+        return Found("not distinguishable", mean, None, None, n, words + " one seed has no interval")
+    se = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+    half = float(stats.t.ppf(0.975, n - 1)) * se
+    low, high = mean - half, mean + half
+    verdict = "supported" if low > 0 else "contradicted" if high < 0 else "not distinguishable"
+    return Found(verdict, mean, low, high, n, words)
+
+
+def paired(first: Mapping[int, Row], second: Mapping[int, Row], name: str = "reward") -> list[float]:
+    """Return first - second, seed by seed."""
+    return [first[seed][name] - second[seed][name] for seed in sorted(first.keys() & second.keys())]
+
+
+def above(rows: Mapping[int, Row], level: float, name: str) -> list[float]:
+    """Return a quantity less a level, seed by seed."""
+    return [rows[seed][name] - level for seed in sorted(rows)]
+
+
+def inverted_u(table: Table) -> Found:
+    """Both ends of the grid are worse than the best beta, which lies inside."""
+    arm = table.arm("tight")
+    best, low, high = table.best(arm), min(arm), max(arm)
+    words = f"best beta {best:g}, ends {low:g} and {high:g}"
+    if best in (low, high):
+        return Found("contradicted", seeds=len(arm[best]), words=words)
+    ends = [judged(paired(arm[best], arm[end]), words) for end in (low, high)]
+    return min(ends, key=lambda found: found.estimate or 0.0)
+
+
+def _ends(table: Table) -> tuple[Mapping[int, Row], Mapping[int, Row]]:
+    arm = table.arm("tight")
+    return arm[min(arm)], arm[max(arm)]
+
+
+def margin_copying(table: Table) -> Found:
+    """Half the gain of given labels is reached with shuffled ones, at the largest beta."""
+    given, mixed = (table.arm(s, reference="similar") for s in ("which", "shuffled"))
+    beta, start = max(mixed), table.start()["reward"]
+    seeds = sorted(given[beta].keys() & mixed[beta].keys())
+    parts = [
+        mixed[beta][s]["reward"] - start - 0.5 * (given[beta][s]["reward"] - start) for s in seeds
+    ]  # fmt: skip
+    share = mean(mixed[beta][s]["reward"] - start for s in seeds) / mean(
+        given[beta][s]["reward"] - start for s in seeds
+    )
+    return judged(parts, f"shuffled labels give {share:.0%} of the gain at beta {beta:g}")
+
+
+def _beats(table: Table, first: tuple[str, dict[str, Any]], second: tuple[str, dict[str, Any]]) -> Found:
+    one, two = (table.arm(study, **factors) for study, factors in (first, second))
+    a, b = table.best(one), table.best(two)
+    return judged(paired(one[a], two[b]), f"best beta {a:g} and {b:g}")
+
+
+def _without(table: Table) -> Found:
+    arm = table.arm("needed", loss_type="sigmoid", reference="none")
+    beta = max(arm)
+    return judged(above(arm[beta], table.start()["tokens"], "tokens"), f"at beta {beta:g}, in tokens")
+
+
+CLAIMS: dict[str, Callable[[Table], Found]] = {
+    "inverted-u": inverted_u,
+    "policy-ranking": lambda t: judged(paired(*_ends(t), "policy_accuracy")),
+    "displacement": lambda t: judged([-v for v in above(_ends(t)[0], 0.0, "chosen_log_ratio")], "nats lost"),
+    "collapse": lambda t: judged([-v for v in above(_ends(t)[0], t.start()["fluent"], "fluent")]),
+    "reference-helps": lambda t: _beats(
+        t,
+        ("needed", {"loss_type": "sigmoid", "reference": "self"}),
+        ("needed", {"loss_type": "sigmoid", "reference": "none"}),
+    ),
+    "length-blow-up": _without,
+    "similar-helps": lambda t: _beats(
+        t, ("which", {"reference": "similar"}), ("which", {"reference": "self"})
+    ),
+    "dissimilar-hurts": lambda t: _beats(
+        t, ("which", {"reference": "self"}), ("which", {"reference": "dissimilar"})
+    ),
+    "margin-copying": margin_copying,
+}

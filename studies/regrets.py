@@ -1,0 +1,128 @@
+"""What every way of choosing beta gave away, world by world, and whether one without a judge may be used."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from studies.claims import Row, Table, mean
+from tether.study.rules import CROSS_FITTED, JUDGED, RANKING, REGRET, WORLDS
+
+Key = tuple[str, float | None]
+LISTED = "enumerable"
+"""Worlds of this kind were looked at while choosing a rule; the others confirm."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One rule in one world: shares of the best gain given away, seed by seed."""
+
+    shares: tuple[float, ...]
+    chosen: tuple[float | None, ...]
+    looked: tuple[float, ...]
+    """Shares had the best-looking setting been taken, whatever the rule's doubts."""
+    alarms: int
+    """Recommendations on shuffled labels."""
+    controls: int
+
+    @property
+    def share(self) -> float:
+        """Mean share given away; recommending none gives the whole gain away."""
+        return mean(self.shares)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise held in this world."""
+        return self.share <= REGRET
+
+
+def outcome(table: Table, key: Key) -> Outcome | None:
+    """Return how a rule did in a world; None where it was not run, or no setting gained in any seed."""
+    arm, start = table.arm("tight"), table.start()["reward"]
+    shares: list[float] = []
+    looked: list[float] = []
+    chosen: list[float | None] = []
+    for line in _lines(table, "tight", key):
+        rewards = {beta: rows[line["seed"]]["reward"] for beta, rows in arm.items() if line["seed"] in rows}
+        best = max(rewards.values())
+        if best <= start:
+            continue
+        for betas, into in ((line["choice"], shares), (line["best_looking"], looked)):
+            into.append(1.0 if betas is None else (best - rewards[betas]) / (best - start))
+        chosen.append(line["choice"])
+    if not shares:
+        return None
+    controls = _lines(table, "control", key)
+    alarms = sum(line["choice"] is not None for line in controls)
+    return Outcome(tuple(shares), tuple(chosen), tuple(looked), alarms, len(controls))
+
+
+def _lines(table: Table, study: str, key: Key) -> list[Row]:
+    return [c for c in table.choices if c["study"] == study and (c["rule"], c["scorer"]) == key]
+
+
+def choosing(plans: Sequence[Mapping[str, Any]], there: Mapping[str, Table]) -> str:
+    """Return the page's part on ways of choosing beta."""
+    keys = list(dict.fromkeys((c["rule"], c["scorer"]) for table in there.values() for c in table.choices))
+    if not keys:
+        return ""
+    first = next(plan["studies"]["tight"]["cross_fit"][0] for plan in plans if "tight" in plan["studies"])
+    lines = [INTRO, f"| rule | {' | '.join(there)} | on shuffled labels |", f"|---|{'---|' * len(there)}---|"]
+    for key in keys:
+        found = {name: outcome(table, key) for name, table in there.items()}
+        cells = [_cell(o) for o in found.values()]
+        known = [o for o in found.values() if o is not None]
+        alarms, controls = sum(o.alarms for o in known), sum(o.controls for o in known)
+        lines.append(f"| {_name(key, first)} | {' | '.join(cells)} | {alarms} of {controls} |")
+    lines += ["", *(_verdict(key, there, first) for key in keys if key[1] in (None, first)), ""]
+    lines.append(conclusion(there, first))
+    return "\n".join(lines) + "\n"
+
+
+def _name(key: Key, first: float) -> str:
+    rule, scorer = key
+    return (
+        rule if scorer is None else f"{rule}, scorer {scorer:g}{'' if scorer == first else ' (sensitivity)'}"
+    )
+
+
+def _cell(found: Outcome | None) -> str:
+    if found is None:
+        return "not run"
+    picked = ", ".join("none" if beta is None else f"{beta:g}" for beta in found.chosen)
+    return f"{'**' if found.kept else ''}{found.share:.0%}{'**' if found.kept else ''} ({picked}); {mean(found.looked):.0%}"
+
+
+def record(there: Mapping[str, Table], key: Key, *, listed: bool) -> tuple[int, int]:
+    """Return in how many worlds of one kind a rule kept its promise, and of how many."""
+    found = [outcome(t, key) for name, t in there.items() if name.startswith(LISTED) == listed]
+    known = [o for o in found if o is not None]
+    return sum(o.kept for o in known), len(known)
+
+
+def _verdict(key: Key, there: Mapping[str, Table], first: float) -> str:
+    (looked, of), (unseen, among) = (record(there, key, listed=kind) for kind in (True, False))
+    return f"- {_name(key, first)}: at most {REGRET:.0%} in {looked} of {of} listed worlds, {unseen} of {among} others."
+
+
+def conclusion(there: Mapping[str, Table], first: float) -> str:
+    """Say whether a rule without a judge may be used: it must hold on the worlds that were not looked at."""
+    for key in ((CROSS_FITTED, first), (RANKING, None)):
+        kept, of = record(there, key, listed=False)
+        if of and kept / of >= WORLDS:
+            return f"{key[0]} keeps its promise on the worlds not looked at before."
+    return (
+        "So no rule without a judge is in use: without one the answer is **needs a judge**, and nothing is "
+        "recommended."
+    )
+
+
+INTRO = f"""## Ways of choosing beta
+
+Each rule was run as a user with one seed would run it, seed by seed, in the study `tight`. The number is the mean share
+of the best gain (true reward over the start model's, among that seed's models) that its choice gave away; **bold** where
+that is at most {REGRET:.0%}. Recommending none gives all of it away. In brackets the beta chosen, seed by seed; after the
+semicolon the share had its best-looking beta been taken without the rule's caution. Rules were looked at in the
+listed worlds; the others are there to confirm. *{JUDGED}*: one verdict per answer against the start model's, as noisy
+as the labels. *{CROSS_FITTED}*: [cross-fitting](study.md#cross-fitting). *{RANKING}*: highest policy ranking accuracy
+without a degeneration flag. On shuffled labels a good rule recommends none.
+"""

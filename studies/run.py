@@ -1,0 +1,147 @@
+"""One world's studies: its files, its references, the grids, and what every trained model is worth."""
+
+import random
+import resource
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from studies.choosing import choices
+from studies.claims import Row
+from studies.references import STRONGER, stronger
+from tether import api
+from tether.config.study import build_study
+from tether.records.results import read_lines, write_lines
+from tether.records.study import CellMeasures, CellRecord
+from tether.worlds import WORLDS, Enumerable
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def read_plan(path: Path, *, quick: bool) -> dict[str, Any]:
+    """Read a plan; `quick` puts its smaller grids in."""
+    plan: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    smaller = plan.pop("quick")
+    if quick:
+        plan["seeds"] = smaller["seeds"]
+        plan["worlds"] = smaller.get("worlds", plan["worlds"])
+        plan["studies"] = {k: {**v, **smaller["studies"].get(k, {})} for k, v in plan["studies"].items()}
+    return plan
+
+
+def run_world(plan: Mapping[str, Any], name: str, place: Path) -> None:
+    """Make a world's files, its other references, and run every study in it; what is done stays."""
+    place.mkdir(parents=True, exist_ok=True)
+    api.make_world(name, place / "world", **plan["made"])
+    for study, grid in plan["studies"].items():
+        if (place / study / "rows.jsonl").is_file():
+            continue
+        print(f"{name}: {study}", flush=True)
+        began = _processor()
+        references = grid.get("reference", ["self"])
+        for other in [r for r in references if r in STRONGER]:
+            stronger(plan, name, place, other)
+        data = shuffled(place) if grid.get("labels") == "shuffled" else place / "world" / "train.jsonl"
+        factors = {key: value for key, value in grid.items() if key != "labels"}
+        factors["reference"] = [f"model:{place / r / 'model'}" if r in STRONGER else r for r in references]
+        values = {
+            "model": str(place / "world" / "model"),
+            "data": str(data),
+            "eval_data": str(place / "world" / "eval.jsonl"),
+            "output_dir": str(place / study),
+            "evaluators": [f"world:{name}"],
+            "seed": plan["seeds"],
+            "save_strategy": "no",
+            **plan["train"],
+            **factors,
+        }
+        record = api.study_config(build_study(values, source=f"studies: {name} {study}"))
+        rows = [row for row in measured(name, place, study, record.cells) if row]
+        found = choices(place / study) if grid.get("cross_fit") else []
+        write_lines(place / study / "choices.jsonl", [{"world": name, "study": study, **c} for c in found])
+        rows[0]["processor_seconds"] = _processor() - began
+        write_lines(place / study / "rows.jsonl", rows)
+
+
+def _processor() -> float:
+    """Return processor seconds of this process and of the workers that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def shuffled(place: Path) -> Path:
+    """Write the training pairs with chosen and rejected swapped in a random half of them."""
+    path, draw = place / "shuffled.jsonl", random.Random(5)
+    rows = list(read_lines(place / "world" / "train.jsonl"))
+    swapped = [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if draw.random() < 0.5 else row
+        for row in rows
+    ]
+    write_lines(path, swapped)
+    return path
+
+
+def measured(name: str, place: Path, study: str, cells: Iterable[CellRecord]) -> Iterable[Row | None]:
+    """Return what every cell's model is worth: exactly where the world is listed, else on samples."""
+    folder, world = place / study, WORLDS[name]
+    listed = world if isinstance(world, Enumerable) else None
+    start = exact_start(listed, place) if listed else None
+    for cell in [None, *cells]:
+        home = folder / "cells" / cell.cell_id / "measures" if cell else folder / "shared" / "start"
+        if not (home / "summary.json").is_file():
+            yield None
+            continue
+        found = CellMeasures.model_validate_json((home / "summary.json").read_bytes())
+        row: Row = {"world": name, "study": study, "cell": cell.cell_id if cell else "start"}
+        if cell is not None:
+            factors = cell.factors.model_dump()
+            named = [k for k in STRONGER if factors["reference"].endswith(f"/{k}/model")]
+            row |= {**factors, "reference": (named or [factors["reference"]])[0], "seconds": cell.seconds}
+        row |= {
+            "policy_accuracy": found.policy_accuracy,
+            "chosen_log_ratio": found.chosen_log_ratio,
+            "degenerate": list(found.degenerate),
+            "reward": found.scores.get("gold_reward"),
+            "kl": found.kl,
+            "tokens": found.tokens,
+            "entropy": found.entropy,
+            "fluent": None,
+        }
+        if listed is not None:
+            if cell is None:
+                others = {k: place / k / "model" for k in STRONGER if (place / k / "model").is_dir()}
+                row["stronger"] = {k: premise(listed, path, start) for k, path in others.items()}
+            model = folder / "cells" / cell.cell_id / "model" if cell else place / "world" / "model"
+            row |= exactly(listed, model, start)
+        yield row
+
+
+def exact_start(world: Enumerable, place: Path) -> Any:
+    """Return the base model's next-token distributions after every prefix."""
+    return world.conditionals(*_load(place / "world" / "model"))
+
+
+def exactly(world: Enumerable, folder: Path, start: Any) -> Row:
+    """Return a model's exact reward, KL, length, entropy and share of fluent answers."""
+    value = world.exact(world.conditionals(*_load(folder)), start)
+    return {
+        "reward": value.reward,
+        "kl": value.kl,
+        "tokens": value.tokens,
+        "entropy": value.entropy,
+        "fluent": value.fluent,
+    }
+
+
+def premise(world: Enumerable, folder: Path, start: Any) -> Row:
+    """Return how strong another reference is, and how far from the start model in both directions."""
+    table = world.conditionals(*_load(folder))
+    there, back = world.exact(table, start), world.exact(start, table)
+    return {"reward": there.reward, "kl": there.kl, "kl_back": back.kl, "fluent": there.fluent}
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
