@@ -55,14 +55,14 @@ def mean(values: Iterable[float]) -> float:
 
 def judged(differences: Sequence[float], words: str = "") -> Found:
     """Say whether a difference is above 0: a t interval over seeds (95 %)."""
-    n, mean = len(differences), mean(differences)
+    n, middle = len(differences), mean(differences)
     if n < 2:
-        return Found("not distinguishable", mean, None, None, n, words + " one seed has no interval")
-    se = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+        return Found("not distinguishable", middle, None, None, n, words + " one seed has no interval")
+    se = math.sqrt(sum((d - middle) ** 2 for d in differences) / (n - 1) / n)
     half = float(stats.t.ppf(0.975, n - 1)) * se
-    low, high = mean - half, mean + half
+    low, high = middle - half, middle + half
     verdict = "supported" if low > 0 else "contradicted" if high < 0 else "not distinguishable"
-    return Found(verdict, mean, low, high, n, words)
+    return Found(verdict, middle, low, high, n, words)
 
 
 def paired(first: Mapping[int, Row], second: Mapping[int, Row], name: str = "reward") -> list[float]:

@@ -16,6 +16,7 @@ from tether import api
 from tether.config.study import build_study
 from tether.records.results import read_lines, write_lines
 from tether.records.study import CellMeasures, CellRecord
+from tether.study.execute import Unwatched, run_study
 from tether.worlds import WORLDS, Enumerable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +59,8 @@ def run_world(plan: Mapping[str, Any], name: str, place: Path) -> None:
             **plan["train"],
             **factors,
         }
-        record = api.study_config(build_study(values, source=f"studies: {name} {study}"))
+        config = build_study(values, source=f"studies: {name} {study}")
+        record = run_study(config, Unwatched())  # no page: the studies' own says what was found
         rows = [row for row in measured(name, place, study, record.cells) if row]
         found = choices(place / study) if grid.get("cross_fit") else []
         write_lines(place / study / "choices.jsonl", [{"world": name, "study": study, **c} for c in found])
