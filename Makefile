@@ -94,10 +94,10 @@ picture: demo
 
 # Claims of the literature in worlds whose true reward is known; resumable. Writes docs/results.md.
 worlds: $(VENV)/.installed
-	$(BIN)/python tools/worlds.py
+	$(BIN)/python -m studies
 
 worlds-quick: $(VENV)/.installed
-	$(BIN)/python tools/worlds.py --quick
+	$(BIN)/python -m studies --quick
 
 clean:
 	rm -rf $(VENV) .venv-oracle .venv-bench bench/results demo

@@ -1,4 +1,4 @@
-"""docs/results.md: every claim in every world, the curves behind them, ways of choosing, and what was not shown."""
+"""docs/results.md: every claim in every world, the curves behind them, ways of choosing, what it took."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from studies.claims import CLAIMS, Row, Table, mean
 from studies.pictures import write_pictures
-from studies.regrets import choosing
+from studies.regrets import choosing, prose
 from tether.records.results import read_lines, write_text
 
 
@@ -17,7 +17,7 @@ def write_page(path: Path, plans: Sequence[Mapping[str, Any]], out: Path, *, qui
 
 def page(plans: Sequence[Mapping[str, Any]], out: Path, pictures: Path, *, quick: bool) -> str:
     """Return the page's text; pictures of worlds that were run are written."""
-    parts = [PREFACE.format(command="make worlds-quick" if quick else "make worlds")]
+    parts = [prose("preface").format(command="make worlds-quick" if quick else "make worlds")]
     there: dict[str, Table] = {}
     for plan in plans:
         found = {name: read_table(out / name, plan["studies"]) for name in plan["worlds"]}
@@ -29,7 +29,7 @@ def page(plans: Sequence[Mapping[str, Any]], out: Path, pictures: Path, *, quick
     parts.append(_varied(there))
     for name, table in there.items():
         parts.append(_curves(name, table, write_pictures(pictures, name, table)))
-    parts += [_cost(there), (Path(__file__).parent / "honest.md").read_text(encoding="utf-8")]
+    parts += [_cost(there), prose("honest")]
     return "\n".join(part for part in parts if part)
 
 
@@ -134,20 +134,6 @@ def _cost(there: Mapping[str, Table]) -> str:
         told = ", ".join(f"{study} {s:.0f} ({cells[study]} cells)" for study, s in spent.items())
         lines.append(f"| {name} | {sum(spent.values()):.0f} | {told} |")
     return (
-        "## What it took\n\nProcessor seconds, all of a study's work counted: world, references, cells, halves, "
-        "measuring.\n\n| world | all | by study |\n|---|---|---|\n" + "\n".join(lines) + "\n"
+        "## What it took\n\nProcessor seconds, all of a study's work counted: world, references, cells, "
+        "halves, measuring.\n\n| world | all | by study |\n|---|---|---|\n" + "\n".join(lines) + "\n"
     )
-
-
-PREFACE = """# Results in worlds
-
-Claims of the literature, and ways of choosing beta, in worlds whose true reward is known, from `{command}`: worlds,
-grids, seeds and claims were fixed in `studies/` before the first run. **supported** means that the 95 % interval of
-the difference (a t interval over seeds, paired) lies above 0, **contradicted** below; in the listed worlds reward,
-KL, length and fluency of each trained model are exact, so seeds are the only noise. In the readable worlds they are
-means over one answer to each of 64 held-out prompts.
-
-"Best beta" is chosen by the true reward here, on the same models: an oracle no user has, which flatters every
-arm alike. The worlds are small; what holds in them is evidence about the method, not about your model.
-"Not run" is what was stopped before its turn.
-"""

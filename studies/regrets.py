@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from studies.claims import Row, Table, mean
-from tether.study.rules import CROSS_FITTED, JUDGED, RANKING, REGRET, WORLDS
+from tether.study.rules import CROSS_FITTED, RANKING, REGRET, WORLDS
 
 Key = tuple[str, float | None]
 LISTED = "enumerable"
@@ -66,7 +67,11 @@ def choosing(plans: Sequence[Mapping[str, Any]], there: Mapping[str, Table]) -> 
     if not keys:
         return ""
     first = next(plan["studies"]["tight"]["cross_fit"][0] for plan in plans if "tight" in plan["studies"])
-    lines = [INTRO, f"| rule | {' | '.join(there)} | on shuffled labels |", f"|---|{'---|' * len(there)}---|"]
+    lines = [
+        prose("choosing"),
+        f"| rule | {' | '.join(there)} | on shuffled labels |",
+        f"|---|{'---|' * len(there)}---|",
+    ]
     for key in keys:
         found = {name: outcome(table, key) for name, table in there.items()}
         cells = [_cell(o) for o in found.values()]
@@ -89,7 +94,8 @@ def _cell(found: Outcome | None) -> str:
     if found is None:
         return "not run"
     picked = ", ".join("none" if beta is None else f"{beta:g}" for beta in found.chosen)
-    return f"{'**' if found.kept else ''}{found.share:.0%}{'**' if found.kept else ''} ({picked}); {mean(found.looked):.0%}"
+    share = f"**{found.share:.0%}**" if found.kept else f"{found.share:.0%}"
+    return f"{share} ({picked}); {mean(found.looked):.0%}"
 
 
 def record(there: Mapping[str, Table], key: Key, *, listed: bool) -> tuple[int, int]:
@@ -101,7 +107,8 @@ def record(there: Mapping[str, Table], key: Key, *, listed: bool) -> tuple[int, 
 
 def _verdict(key: Key, there: Mapping[str, Table], first: float) -> str:
     (looked, of), (unseen, among) = (record(there, key, listed=kind) for kind in (True, False))
-    return f"- {_name(key, first)}: at most {REGRET:.0%} in {looked} of {of} listed worlds, {unseen} of {among} others."
+    where = f"{looked} of {of} listed worlds, {unseen} of {among} others"
+    return f"- {_name(key, first)}: at most {REGRET:.0%} given away in {where}."
 
 
 def conclusion(there: Mapping[str, Table], first: float) -> str:
@@ -116,13 +123,6 @@ def conclusion(there: Mapping[str, Table], first: float) -> str:
     )
 
 
-INTRO = f"""## Ways of choosing beta
-
-Each rule was run as a user with one seed would run it, seed by seed, in the study `tight`. The number is the mean share
-of the best gain (true reward over the start model's, among that seed's models) that its choice gave away; **bold** where
-that is at most {REGRET:.0%}. Recommending none gives all of it away. In brackets the beta chosen, seed by seed; after the
-semicolon the share had its best-looking beta been taken without the rule's caution. Rules were looked at in the
-listed worlds; the others are there to confirm. *{JUDGED}*: one verdict per answer against the start model's, as noisy
-as the labels. *{CROSS_FITTED}*: [cross-fitting](study.md#cross-fitting). *{RANKING}*: highest policy ranking accuracy
-without a degeneration flag. On shuffled labels a good rule recommends none.
-"""
+def prose(name: str) -> str:
+    """Return one of the page's texts."""
+    return (Path(__file__).parent / "text" / f"{name}.md").read_text(encoding="utf-8")
