@@ -25,7 +25,9 @@ def problems(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    files = [path for root in ("src", "tools", "bench", "studies") for path in sorted(Path(root).rglob("*.py"))]
+    files = [
+        path for root in ("src", "tools", "bench", "studies") for path in sorted(Path(root).rglob("*.py"))
+    ]
     everything = [p for path in files for p in problems(path)]
     print("\n".join(everything) or "limits: held")
     sys.exit(bool(everything))
