@@ -50,6 +50,10 @@ class Turns:
             self._nominal[key] = max(square_rate(device, bf16) for _ in range(2))
         return self._nominal[key]
 
+    def unclocked(self, job: Job) -> Outcome:
+        """Run a job in a fresh process for what a slow machine leaves as it is: its memory."""
+        return self._child(job)[1]
+
     def run(self, job: Job) -> Run:
         """Run a job in a fresh process; again where the machine was not quiet.
 

@@ -84,6 +84,13 @@ def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.Monkey
     assert guarded(monkeypatch, [50.0] * 8, busy_ok=True).rate == 50
 
 
+def test_memory_is_measured_however_fast_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "square_rate", lambda device, bf16: pytest.fail("nothing to clock"))
+    monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
+    runner = turns.Turns(Path(), threads=1, busy_ok=False, say=print)
+    assert runner.unclocked(JOB) is OUTCOME
+
+
 def test_programs_that_disagree_are_not_compared() -> None:
     agree(WORKLOAD, SHIPPED, OUTCOME, replace(OUTCOME, losses=[0.69, 0.65001]))
     with pytest.raises(Disagreement, match="loss of update 2"):
