@@ -150,6 +150,7 @@ def test_a_key_nobody_knows_is_named() -> None:
         ("lr_scheduler_kwargs", {"min_lr": 1e-7}, "schedule"),
         ("dataset_train_split", "train_prefs", "files have no splits"),
         ("model_revision", "v1", "a folder has no revisions"),
+        ("env", {"A": "1"}, "where you start the command"),
     ],
 )
 def test_a_trl_key_that_cannot_be_honoured_is_named_with_the_reason(key: str, value: Any, named: str) -> None:
@@ -171,6 +172,12 @@ def test_a_trl_key_that_cannot_be_honoured_is_named_with_the_reason(key: str, va
         ({"evaluation_strategy": "epoch"}, {"eval_strategy": "epoch"}),
         ({"dtype": "bfloat16"}, {"bf16": True}),
         ({"test_split_size": 0.1}, {"eval_fraction": 0.1}),
+        ({"attn_implementation": "flash_attention_2", "optim": "adamw_torch"}, {}),
+        ({"attn_implementation": "eager", "no_cuda": False}, {"attn_implementation": "eager"}),
+        (
+            {"sync_ref_model": True, "ref_model_mixup_alpha": 0.4, "ref_model_sync_steps": 64},
+            {"reference": "moving", "ref_model_mixup_alpha": 0.4, "ref_model_sync_steps": 64},
+        ),
         (
             {"model_name_or_path": "owner/model", "model_revision": "v1"},
             {"model_name_or_path": "owner/model@v1"},
@@ -209,6 +216,21 @@ def test_an_axolotl_config_becomes_ours() -> None:
         ({"rl": True}, {"loss_type": "sigmoid"}),
         ({"adapter": "qlora", "load_in_4bit": True}, {"load_in_4bit": True, "use_bnb_nested_quant": True}),
         ({"bf16": False}, {"bf16": False}),
+        ({"lora_target_modules": ["q_proj"]}, {"lora_target_modules": ["all-linear"]}),
+        (
+            {"lora_target_modules": ["q_proj"], "lora_target_linear": None},
+            {"lora_target_modules": ["q_proj"]},
+        ),
+        ({"attn_implementation": "flash_attention_2"}, {"attn_implementation": None}),
+        ({"excess_length_strategy": "truncate"}, {"truncation_mode": "keep_start"}),
+        ({"excess_length_strategy": None}, {"truncation_mode": "drop"}),
+        ({"curriculum_sampling": True}, {"train_sampling_strategy": "sequential"}),
+        ({"peft_init_lora_weights": "pissa"}, {"init_lora_weights": "pissa"}),
+        (
+            {"wandb_project": "p", "wandb_name": "n", "use_tensorboard": True},
+            {"report_to": ["wandb", "tensorboard"], "project": "p", "run_name": "n"},
+        ),
+        ({"relora": False, "dp_shard_size": 1, "wandb_entity": "me"}, {"beta": 0.2}),
         ({"revision_of_model": "v1"}, {"model_name_or_path": "meta-llama/Meta-Llama-3-8B-Instruct@v1"}),
         ({"trl": {"beta": 0.2}}, {"beta": 0.2}),
         ({"shuffle_merged_datasets": False}, {"train_sampling_strategy": "sequential"}),
@@ -243,6 +265,10 @@ def test_axolotl_options_become_ours(change: dict[str, Any], expected: dict[str,
         ({"deepspeed": "z.json"}, "torchrun"),
         ({"lora_model_dir": "old"}, "model_name_or_path"),
         ({"dpo_beta": 0.7}, "another key says beta"),
+        ({"relora": True}, "relora: true: not known here"),
+        ({"rl_bete": 0.1}, "did you mean rl_beta?"),
+        ({"dp_shard_size": 2}, "torchrun"),
+        ({"excess_length_strategy": "raise"}, "tether check --max-length"),
     ],
 )
 def test_axolotl_keys_without_a_counterpart_are_named(change: dict[str, Any], named: str) -> None:
@@ -292,6 +318,11 @@ def test_a_llama_factory_config_becomes_ours(tmp_path: Path, monkeypatch: pytest
         ({"pref_ftx": 0.2}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]}),
         ({"ref_model": "big"}, {"reference": "model:big"}),
         ({"lora_target": "all"}, {"lora_target_modules": ["all-linear"]}),
+        ({"early_stopping_steps": 3}, {"early_stopping_patience": 3}),
+        ({"disable_shuffling": True}, {"train_sampling_strategy": "sequential"}),
+        ({"quantization_bit": 4}, {"load_in_4bit": True, "use_bnb_nested_quant": True}),
+        ({"quantization_bit": 4, "double_quantization": False}, {"use_bnb_nested_quant": False}),
+        ({"quantization_bit": 8}, {"load_in_8bit": True}),
         ({"lora_alpha": 64}, {"lora_alpha": 64}),
     ],
 )
@@ -315,6 +346,9 @@ def test_llama_factory_options_become_ours(
         ({"finetuning_type": "freeze"}, "lora and full"),
         ({"pref_loss": "kto_pair"}, "sigmoid, hinge"),
         ({"max_samples": 1000}, "data_fraction"),
+        ({"enable_thinking": False}, "chat_template_kwargs"),
+        ({"use_badam": True}, "AdamW"),
+        ({"oft_rank": 8}, "not known here"),
         ({"dataset": "nowhere_demo"}, "dataset_info.json"),
         ({"val_size": 100}, "eval_fraction"),
     ],
@@ -379,3 +413,31 @@ def test_every_field_of_trls_configs_is_ours_or_has_a_rule() -> None:
         assert [name for name in fields if not is_ours(name) and name not in rules] == []
         made = translate({name: value for name, value in fields.items() if value not in unset}, "trl")
         assert made.refused == []
+
+
+def changed(default: Any) -> Any:
+    """Return another value of the same kind."""
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int | float):
+        return default + 1
+    return [*default, "x"] if isinstance(default, list) else "x"
+
+
+@pytest.mark.parity
+def test_no_field_of_a_dpo_config_is_lost_in_silence() -> None:
+    from trl import DPOConfig
+
+    base = {"model_name_or_path": "m", "dataset_name": "d.jsonl", "output_dir": "o"}
+    for field in dataclasses.fields(DPOConfig):
+        value = changed(field.default)
+        made = translate({**base, field.name: value}, "trl")
+        told = [*made.renamed, *made.ignored, *made.refused]
+        mapped = made.values.get(field.name) == value
+        assert mapped or any(line.startswith(f"{field.name}: ") for line in told), field.name
+        if made.refused:
+            continue
+        try:
+            resolved(made.values)
+        except UsageError as refusal:
+            assert TRAIN_ALIASES.get(field.name, field.name) in str(refusal), (field.name, str(refusal))

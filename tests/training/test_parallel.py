@@ -34,13 +34,15 @@ CASES: dict[str, dict[str, Any]] = {
     "three-micro-steps": {"max_tokens_per_microbatch": 100},
     "coupled": {"loss_type": "bco_pair"},
     "bf16-lora": {"use_peft": True, "lora_r": 4, "bf16": True},
+    "dora": {"use_peft": True, "lora_r": 4, "use_dora": True, "measure_prompts": 3, "kl_max_new_tokens": 6},
+    "pissa": {"use_peft": True, "lora_r": 4, "init_lora_weights": "pissa"},
     "prior": {"reference": "prior"},
     "moving": {"reference": "moving", "ref_model_mixup_alpha": 0.5, "ref_model_sync_steps": 2},
     "live-reference": {"loss_type": "epsilon_dpo"},
     "model": {"reference": "model:tied", "measure_prompts": 3, "kl_max_new_tokens": 6},
 }
 
-RARE = ("bf16-lora", "prior", "moving", "live-reference", "model")
+RARE = ("bf16-lora", "dora", "pissa", "prior", "moving", "live-reference", "model")
 
 
 @pytest.fixture(scope="module")

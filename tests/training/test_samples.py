@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.test_adapters import StopAfter
 from tether.config.train import TrainConfig
-from tether.errors import Interrupted
+from tether.errors import Interrupted, UsageError
 from tether.records.results import Answer, answer_files, read_lines, read_run, write_json
 from tether.training.run import train
 
@@ -102,3 +102,24 @@ def test_the_best_step_may_be_chosen_by_what_is_measured(sampled: Maker, tmp_pat
 def test_nothing_is_sampled_without_prompts(sampled: Maker) -> None:
     with pytest.raises(ValueError, match="sample_steps is about measured prompts"):
         sampled("run", measure_prompts=0)
+
+
+@pytest.mark.parametrize("name", ["loss", "eval_loss"])
+def test_the_metric_may_be_spelt_without_its_prefix(name: str, sampled: Maker, tmp_path: Path) -> None:
+    options = {"load_best_model_at_end": True, "eval_steps": 2, "sample_steps": 7, "learning_rate": 0.5}
+    record = train(sampled("run", metric_for_best_model=name, **options))
+    # At this rate the loss on held-out rows is worst at the end, and an earlier model is kept.
+    assert any(f"is kept: {name} was best" in event["text"] for event in record.events)
+
+
+def test_a_metric_that_is_not_measured_is_refused_at_step_zero(sampled: Maker) -> None:
+    with pytest.raises(
+        UsageError, match=r"'eval_accuracy' is not measured in this run; .*eval_rewards/accuracies"
+    ):
+        train(sampled("run", metric_for_best_model="eval_accuracy", early_stopping_patience=2))
+
+
+def test_evaluations_follow_the_log_where_nothing_else_is_said(sampled: Maker, tmp_path: Path) -> None:
+    train(sampled("run", eval_steps=None, logging_steps=3, sample_steps=7))
+    lines = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    assert [line["step"] for line in lines if line["phase"] == "eval"] == [0, 3, 6, 7]

@@ -15,7 +15,8 @@ LOSSES = {
     "orpo": "orpo",
     "simpo": "simpo",
 }
-DEFAULTS = {"num_epochs": 1, "sequence_len": 512, "lr_scheduler": "cosine", "micro_batch_size": 1}
+DEFAULTS = {"num_epochs": 1, "sequence_len": 512, "lr_scheduler": "cosine", "micro_batch_size": 1,
+            "excess_length_strategy": "drop"}  # fmt: skip
 """What axolotl does where a key is left out, and we would do something else."""
 
 _COLUMNS = {
@@ -100,6 +101,51 @@ def all_linear(value: Any, values: Values) -> dict[str, Any]:
     return {"lora_target_modules": ["all-linear"]} if value else {}
 
 
+def targets(value: Any, values: Values) -> dict[str, Any] | str:
+    """`lora_target_modules`, which `lora_target_linear` adds every linear layer to."""
+    if values.get("lora_target_linear"):
+        return "lora_target_linear names them all"
+    return {"lora_target_modules": value}
+
+
+def begins(value: Any, values: Values) -> dict[str, Any] | str:
+    """`peft_init_lora_weights`: how the adapter starts."""
+    if value is True:
+        return "is what happens anyway"
+    if value in ("gaussian", "pissa"):
+        return {"init_lora_weights": value}
+    raise NoCounterpart("default, gaussian and pissa can be had")
+
+
+def too_long(value: Any, values: Values) -> dict[str, Any]:
+    """`excess_length_strategy`: rows over the limit are dropped, unless told to cut their answers."""
+    if value not in ("drop", "truncate"):
+        raise NoCounterpart("drop and truncate can be had; tether check --max-length lists the rows")
+    return {"truncation_mode": "drop" if value == "drop" else "keep_start"}
+
+
+def trackers(value: Any, values: Values) -> dict[str, Any]:
+    """Trackers, switched on by their own key or by a project's name."""
+    wanted = {
+        "wandb": values.get("use_wandb") or values.get("wandb_project"),
+        "mlflow": values.get("use_mlflow") or values.get("mlflow_experiment_name"),
+        "tensorboard": values.get("use_tensorboard"),
+        "trackio": values.get("use_trackio"),
+    }
+    named = [name for name, on in wanted.items() if on]
+    return {"report_to": named} if named else {}
+
+
+def project(value: Any, values: Values) -> dict[str, Any]:
+    """Name the project; the name alone switches some trackers on."""
+    return {**trackers(value, values), "project": value} if value else {}
+
+
+def ordered(value: Any, values: Values) -> dict[str, Any]:
+    """`curriculum_sampling`: rows in the order of the file."""
+    return {"train_sampling_strategy": "sequential"} if value else {}
+
+
 def half(value: Any, values: Values) -> dict[str, Any] | str:
     """`auto` is what is done anyway."""
     if value in ("auto", "full"):
@@ -180,6 +226,33 @@ RULES: dict[str, Rule] = {
     "evals_per_epoch": per_epoch("eval_strategy"),
     "saves_per_epoch": per_epoch("save_strategy"),
     "shuffle_merged_datasets": shuffled,
+    "curriculum_sampling": ordered,
+    "lora_target_modules": targets,
+    "peft_init_lora_weights": begins,
+    "excess_length_strategy": too_long,
+    "use_wandb": trackers,
+    "use_mlflow": trackers,
+    "use_tensorboard": trackers,
+    "use_trackio": trackers,
+    "wandb_project": project,
+    "mlflow_experiment_name": project,
+    "trackio_project_name": project,
+    "wandb_name": read_as("run_name"),
+    "mlflow_run_name": read_as("run_name"),
+    "trackio_run_name": read_as("run_name"),
+    "dataset_exact_deduplication": only(False, why="tether check lists equal rows; take them out yourself"),
+    "dp_shard_size": only(1, why=trl.DEVICES),
+    "dp_replicate_size": only(1, why=trl.DEVICES),
+    "tensor_parallel_size": only(1, why=trl.DEVICES),
+    "context_parallel_size": only(1, why=trl.DEVICES),
+    "sequence_parallel_degree": only(1, why=trl.DEVICES),
+    "dpo_generate_during_eval": no_effect(trl.OURS),
+    **no_effects(
+        "a loss that is NaN or infinite ends the run; no other limit is set",
+        "loss_watchdog_threshold",
+        "loss_watchdog_patience",
+    ),
+    **no_effects("log in with hf auth login", "hf_use_auth_token"),
     "plugins": plugins,
     "cosine_min_lr_ratio": only(0, why="no schedule with a floor is offered; leave the key out"),
     "train_on_inputs": only(False, why="prompts are never scored; leave the key out"),
@@ -226,20 +299,32 @@ RULES: dict[str, Rule] = {
         "gc_steps",
         "low_cpu_mem_usage",
         "dpo_use_logits_to_keep",
+        "dpo_use_liger_kernel",
+        "dpo_padding_free",
+        "gc_collect_steps",
+        "sdpa_varlen",
+        "flash_attn_cross_entropy",
+        "flash_attn_rms_norm",
+        "flash_attn_fuse_mlp",
+        "chunked_cross_entropy",
+        "tiled_mlp",
+        "use_kernels",
+        "lora_on_cpu",
+        "lora_embedding_kernel",
+        "sample_packing_bin_size",
+        "sample_packing_group_size",
+        "sample_packing_eff_est",
+        "sample_packing_sequentially",
+        "device_map",
     ),
     **no_effects(
         trl.LOGS,
-        "wandb_project",
         "wandb_entity",
         "wandb_watch",
-        "wandb_name",
         "wandb_run_id",
+        "wandb_mode",
         "wandb_log_model",
-        "use_wandb",
-        "use_tensorboard",
-        "use_mlflow",
         "mlflow_tracking_uri",
-        "mlflow_experiment_name",
         "eval_table_size",
         "eval_max_new_tokens",
         "profiler_steps",

@@ -4,6 +4,7 @@ Each tool has a table (`trl`, `axolotl`, `llama_factory`): key -> what becomes o
 past it, so that a key we learn to honour stops being refused by itself.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -85,18 +86,20 @@ def only_unset(why: str, *keys: str) -> dict[str, Rule]:
 
 
 def apply(tool: str, rules: Mapping[str, Rule], values: Values) -> Translated:
-    """Translate every key by its rule; keys that are ours pass, unknown ones are left for the config to name.
+    """Translate every key by its rule; keys that are ours pass.
 
-    A key set to nothing (`lora_model_dir:`) is left out.
+    A key set to nothing (`lora_model_dir:`) is left out. Unknown ones are left for the config to name where
+    the tool's names are ours; of other tools they have no counterpart, unless they switch nothing on.
     """
     made = Translated(tool)
     for key, value in values.items():
         rule = rules.get(key)
         if value is None and (rule is not None or not _may_be_none(key)):
             continue
-        if rule is None:
+        if rule is None and (tool == "trl" or is_ours(key)):
             _put(made, {key: value}, key)
             continue
+        rule = rule or only(False, "", [], {}, why=_unknown(key, rules))
         try:
             outcome = rule(value, values)
         except NoCounterpart as problem:
@@ -110,6 +113,11 @@ def apply(tool: str, rules: Mapping[str, Rule], values: Values) -> Translated:
             made.renamed.append(f"{key}: {_shown(value)} is read as {read}")
         _put(made, outcome, key)
     return made
+
+
+def _unknown(key: str, rules: Mapping[str, Rule]) -> str:
+    near = difflib.get_close_matches(key, [*rules, *TrainConfig.model_fields], n=1, cutoff=0.75)
+    return "not known here" + (f"; did you mean {near[0]}?" if near else "; leave the key out")
 
 
 def _put(made: Translated, found: Mapping[str, Any], key: str) -> None:

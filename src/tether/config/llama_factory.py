@@ -124,6 +124,11 @@ def few_bits(value: Any, values: Values) -> dict[str, Any]:
     return {"load_in_4bit": True, "use_bnb_nested_quant": values.get("double_quantization", True) is True}
 
 
+def in_order(value: Any, values: Values) -> dict[str, Any]:
+    """Rows in the order of the file."""
+    return {"train_sampling_strategy": "sequential"} if value else {}
+
+
 def nested(value: Any, values: Values) -> str:
     """Leave the scales' own quantisation to the bits."""
     return "read together with quantization_bit"
@@ -153,6 +158,13 @@ RULES: dict[str, Rule] = {
     "cutoff_len": read_as("max_length"),
     "val_size": held_out_share,
     "mask_history": history,
+    "early_stopping_steps": read_as("early_stopping_patience"),
+    "disable_shuffling": in_order,
+    "enable_thinking": only(True, why="give chat_template_kwargs with each row, or set it in the template"),
+    "add_tokens": only("", why="vocabularies are never changed"),
+    "add_special_tokens": only("", why="vocabularies are never changed"),
+    **no_effects("log-probs are summed in fp32", "upcast_lmhead_output"),
+    **no_effects("log in with hf auth login", "hf_hub_token"),
     "pure_bf16": pure_bf16,
     "pref_bco_weight": only(0, why="bco is an objective of its own: loss_type: bco_pair"),
     "ref_model_adapters": only("", why="merge the adapter, or name its folder: reference: model:PATH"),
@@ -201,9 +213,13 @@ RULES: dict[str, Rule] = {
         "disable_gradient_checkpointing",
         "upcast_layernorm",
         "use_reentrant_gc",
+        "use_unsloth_gc",
+        "use_v1_kernels",
         "infer_backend",
     ),
     **no_effects(
-        trl.LOGS, "use_swanlab", "swanlab_project", "swanlab_run_name", "ray_run_name", "ray_storage_path"
+        trl.LOGS,
+        *("use_swanlab", "swanlab_project", "swanlab_run_name", "ray_run_name", "ray_storage_path"),
+        *("print_param_status", "compute_accuracy", "include_effective_tokens_per_second"),
     ),
 }

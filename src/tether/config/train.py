@@ -135,7 +135,7 @@ class TrainConfig(AdapterOptions):
         "Watching", "When held-out rows are measured; unset: per epoch when there are any.", None
     )
     eval_steps: int | None = knob(
-        "Watching", "Updates between evaluations. For eval_strategy steps.", None, gt=0
+        "Watching", "Updates between evaluations; unset: logging_steps. For eval_strategy steps.", None, gt=0
     )
     save_strategy: Literal["no", "steps", "epoch", "best"] = knob(
         "Watching", "When checkpoints are saved.", "steps"
@@ -145,7 +145,9 @@ class TrainConfig(AdapterOptions):
         "Watching", "Checkpoints kept; the newest good and the best stay.", 2, gt=0
     )
     load_best_model_at_end: bool = knob("Watching", "End with the best checkpoint.", False)
-    metric_for_best_model: str = knob("Watching", "Metric that says which is best.", "eval_loss")
+    metric_for_best_model: str = knob(
+        "Watching", "Metric that says which is best; eval_ may be left out.", "eval_loss"
+    )
     greater_is_better: bool | None = knob("Watching", "Its direction; unset: false for losses.", None)
 
     early_stopping_patience: int | None = knob(
@@ -204,8 +206,6 @@ class TrainConfig(AdapterOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.eval_strategy == "steps" and self.eval_steps is None:
-            raise ValueError("eval_strategy steps needs eval_steps")
         if self.load_best_model_at_end and not self.has_eval:
             raise ValueError("load_best_model_at_end needs eval_dataset_name or eval_fraction")
         if self.reference == "moving" and self.use_peft:

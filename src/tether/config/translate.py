@@ -48,9 +48,9 @@ def translate(values: Mapping[str, Any], tool: str | None = None) -> Translated:
     rules, defaults = TOOLS[name]
     # dataset_name is ours and TRL's: there it may need splits, so its rule stays.
     own = {key: rule for key, rule in rules.items() if not is_ours(key) or key in _READ_ANYWAY}
-    made = apply(name, own, {**values, **{k: v for k, v in defaults.items() if k not in values}})
+    made = apply(name, own, {**values, **{k: v for k, v in defaults.items() if values.get(k) is None}})
     for key, value in defaults.items():
-        if key not in values:
+        if values.get(key) is None:
             made.renamed = [
                 f"{line} ({name}'s default)" if line.startswith(f"{key}: {value} ") else line
                 for line in made.renamed
@@ -61,7 +61,14 @@ def translate(values: Mapping[str, Any], tool: str | None = None) -> Translated:
     return made
 
 
-_READ_ANYWAY = ("model_name_or_path", "dataset_name", "bf16", "gradient_checkpointing")
+_READ_ANYWAY = (
+    "model_name_or_path",
+    "attn_implementation",
+    "lora_target_modules",
+    "dataset_name",
+    "bf16",
+    "gradient_checkpointing",
+)
 """Keys of ours whose values other tools spell otherwise."""
 
 

@@ -45,6 +45,13 @@ def precision(value: Any, values: Values) -> dict[str, Any] | str:
     raise NoCounterpart("float16 is not offered; use bf16: true, or leave the key out")
 
 
+def attention(value: Any, values: Values) -> dict[str, Any] | str:
+    """Kernels of attention: sdpa and eager can be had, as the layout of the inputs asks."""
+    if value in ("sdpa", "eager"):
+        return {"attn_implementation": value}
+    return "speed only; sdpa or eager is used, with inputs laid out here"
+
+
 def use_cpu(value: Any, values: Values) -> dict[str, Any]:
     """`use_cpu: true` is `device: cpu`."""
     return {"device": "cpu"} if value else {}
@@ -171,6 +178,8 @@ RULES: dict[str, Rule] = {
     "overwrite_output_dir": no_effect("an existing run folder is resumed, or refused"),
     "trust_remote_code": no_effect("code that comes with a model is never run"),
     "evaluation_strategy": read_as("eval_strategy"),
+    "attn_implementation": attention,
+    "env": only({}, why="set environment variables where you start the command"),
     "optim": optimizer,
     "dtype": precision,
     "torch_dtype": precision,

@@ -4,6 +4,7 @@ After an update of step n: metrics are logged, held-out rows evaluated, samples 
 checkpoint of step n is written, so a resumed run writes the same lines as one that was never stopped.
 """
 
+import difflib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from tether.config.train import TrainConfig
-from tether.errors import GuardStop, Interrupted, ResourceError
+from tether.errors import GuardStop, Interrupted, ResourceError, UsageError
 from tether.objectives import next_state
 from tether.objectives.metrics import margin_decomposition, pair_metrics
 from tether.policies.adapters import trainable
@@ -206,7 +207,7 @@ def _due_eval(loop: Loop) -> bool:
     if loop.step == loop.total:
         return True
     if strategy == "steps":
-        return loop.step % (loop.config.eval_steps or loop.total) == 0
+        return loop.step % (loop.config.eval_steps or loop.config.logging_steps) == 0
     return strategy == "epoch" and loop.step % loop.updates.updates_per_epoch == 0
 
 
@@ -242,9 +243,12 @@ def _look(loop: Loop, *, rows: bool, samples: bool) -> bool:
         flat = flat_measurement(measurement)
         loop.watcher.log(loop.metrics.append(loop.step, loop.epoch, "measure", flat), total=loop.total)
         values |= {key: value for key, value in flat.items() if value is not None}
+    name = loop.config.metric_for_best_model
+    name = name if name in values else f"eval_{name}"  # Hugging Face's spelling leaves the prefix out
     if loop.step == 0:
+        _check_metric(loop.config, name, values)
         return False
-    value = values.get(loop.config.metric_for_best_model)
+    value = values.get(name)
     if value is None:
         return False
     gain = float("inf") if loop.best is None else value - loop.best
@@ -256,6 +260,17 @@ def _look(loop: Loop, *, rows: bool, samples: bool) -> bool:
     if better:
         loop.best, loop.best_step = value, loop.step
     return better
+
+
+def _check_metric(config: TrainConfig, name: str, values: Mapping[str, float]) -> None:
+    """Refuse a metric that will never be there, where something hangs on it."""
+    used = config.load_best_model_at_end or config.early_stopping_patience or config.save_strategy == "best"
+    if used and name not in values:
+        near = difflib.get_close_matches(config.metric_for_best_model, values, n=3, cutoff=0.3)
+        raise UsageError(
+            f"metric_for_best_model {config.metric_for_best_model!r} is not measured in this run; "
+            f"use one of metrics.jsonl, such as {', '.join(near or list(values)[:3])}"
+        )
 
 
 def evaluate_now(loop: Loop) -> Scored:
