@@ -1,6 +1,7 @@
 """The browser of answers in headless Chromium: keys, filters, sorting by surprise, marked words."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,10 @@ def test_nothing_is_wider_than_a_narrow_window(
     tab.open(two[0], width=390, dark=dark)
     assert tab.ask("document.documentElement.scrollWidth") <= 390
     assert tab.ask("getComputedStyle(document.querySelector('.keys')).display") == "none"
+
+
+def test_long_names_of_models_do_not_widen_a_narrow_window(tab: Tab, tmp_path: Path) -> None:
+    long = [f"a-name-that-goes-on-and-on-and-has-no-space-in-it-{i}" for i in range(3)]
+    verdicts = [_verdict(i, a, b) for i in range(12) for a, b in pairwise(long)]
+    tab.open(_page(tmp_path, verdicts)[0], width=390)
+    assert tab.ask("document.documentElement.scrollWidth") <= 390

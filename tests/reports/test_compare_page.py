@@ -161,6 +161,17 @@ def test_annotations_with_texts_have_the_same_browser_and_claim_no_order(tmp_pat
     assert order == ["0", "1"] * 30
 
 
+def test_the_headline_of_annotations_says_who_is_told_apart(tmp_path: Path) -> None:
+    files = _annotated(tmp_path)
+    assert "<h1>m2 leads, not told apart from m1</h1>" in _annotation_page(tmp_path, files)
+    assert "<h1>m1 has the highest win rate</h1>" in _annotation_page(tmp_path, files[:1])
+    rows = [{**row, "preference": 1.0, "generator_2": "bad"} for row in json.loads(files[0].read_text())]
+    rows = [{**row, "output_2": row["output_2"] + "!" * (i % 3)} for i, row in enumerate(rows)]
+    (tmp_path / "bad.json").write_text(json.dumps(rows))
+    text = _annotation_page(tmp_path, [files[1], tmp_path / "bad.json"])
+    assert "<h1>m2 beats the baseline more often than every other</h1>" in text
+
+
 def test_annotations_without_texts_say_so_in_a_line(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     pa = pytest.importorskip("pyarrow")

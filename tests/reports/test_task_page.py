@@ -113,7 +113,7 @@ def record(dpo: tuple[float, ...] = (80, 70, 50), *, known: bool = True, **chang
     [
         ((80, 70, 60), "DPO beats the references at every temperature"),
         ((80, 70, 52), "DPO beats the references at temperatures 0 and 0.5"),
-        ((80, 52, 30), "DPO beats the references at temperature 0"),
+        ((80, 52, 30), "DPO beats the references at temperature 0 and loses to them at temperature 1"),
         ((40, 30, 20), "DPO loses to the references at every temperature"),
         ((50, 48, 20), "DPO loses to the references at temperature 1"),
         ((54, 46, 50), "DPO and the references cannot be told apart"),
@@ -128,11 +128,12 @@ def test_the_headline_follows_from_every_interval(dpo: tuple[float, ...], headli
 
 def test_what_dpo_is_compared_with_is_said_with_what_is_not_told_apart() -> None:
     sentences = verdict(record((80, 30, 52)))[1]
-    assert sentences[1] == (
+    assert sentences[1].startswith("Against the start model on the same prompts: ahead at temperature")
+    assert sentences[2] == (
         "Against Preferred-FT on the same prompts: ahead at temperature 0, behind at temperature 0.5, "
         "not distinguishable at the others."
     )
-    assert len(sentences) == 4
+    assert len(sentences) == 5
 
 
 def test_the_page_is_one_file_that_runs_and_fetches_nothing(tmp_path: Path) -> None:

@@ -122,8 +122,15 @@ def fit_difficulty_table(
         return
     console().print(f"difficulty of {len(values)} prompts from {len(names)} models: {output}")
     if report is not None:
-        error, rank = report.mean_absolute_error, report.spearman
-        console().print(f"models left out one by one: mean error {error:.2f} points, Spearman {rank:.4f}")
+        errors = [
+            ("position, as for publication", report.mean_absolute_error, report.spearman),
+            ("prompt, as tether winrate", report.identity_mean_absolute_error, report.identity_spearman),
+        ]
+        print_table(
+            f"{report.models} models left out one by one, against what was published",
+            ["joined by", "mean error, points", "Spearman"],
+            [(joined, f"{error:.2f}", f"{rank:.4f}") for joined, error, rank in errors],
+        )
         rows = [(size, value) for size, value in report.learning_curve]
         print_table("mean error by number of models", ["models", "points"], rows)
 

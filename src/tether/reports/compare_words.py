@@ -138,7 +138,18 @@ def _annotations(record: ComparisonRecord) -> Said:
         if own
         else "Rates at equal length are AlpacaEval 2's model on the tables given.",
     ]
-    return Said(f"{best.model} has the highest win rate", sentences, "level")
+    others = [entry.model for entry in honest if entry.model != best.model]
+    gaps = {
+        (gap.b if gap.a == best.model else gap.a): gap.distinguishable
+        for gap in record.differences
+        if gap.kind == "win_rate" and best.model in (gap.a, gap.b)
+    }
+    if not others or not set(others) <= set(gaps):
+        return Said(f"{best.model} has the highest win rate", sentences, "level")
+    level = [model for model in others if not gaps[model]]
+    if not level:
+        return Said(f"{best.model} beats the baseline more often than every other", sentences, "better")
+    return Said(f"{best.model} leads, not told apart from {_list(level)}", sentences, "level")
 
 
 def tiles(record: ComparisonRecord) -> list[Tile]:

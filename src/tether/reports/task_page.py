@@ -93,37 +93,35 @@ def verdict(record: TaskRecord) -> tuple[str, list[str]]:
     rates = sorted((r for r in record.win_rates if r.policy == dpo.name), key=lambda r: r.temperature)
     won = [r.temperature for r in rates if r.win_rate.low is not None and r.win_rate.low > 50]
     lost = [r.temperature for r in rates if r.win_rate.high is not None and r.win_rate.high < 50]
-    if len(won) == len(rates):
-        headline = "DPO beats the references at every temperature"
-    elif won:
-        headline = f"DPO beats the references at {_listed(won)}"
-    elif len(lost) == len(rates):
-        headline = "DPO loses to the references at every temperature"
-    elif lost:
-        headline = f"DPO loses to the references at {_listed(lost)}"
-    else:
-        headline = "DPO and the references cannot be told apart"
+    parts = [f"beats the references at {_listed(won, len(rates))}"] if won else []
+    parts += (
+        [f"loses to {'them' if won else 'the references'} at {_listed(lost, len(rates))}"] if lost else []
+    )
+    headline = f"DPO {' and '.join(parts)}" if parts else "DPO and the references cannot be told apart"
     each = "; ".join(f"{_percent(r.win_rate)} at temperature {r.temperature:g}" for r in rates)
     sentences = [f"{label(dpo)} wins {each} (95 %)."]
     for policy in compared(record):
         found = sorted((g for g in record.gaps if g.other == policy.name), key=lambda g: g.temperature)
-        if found and policy.kind in ("preferred-ft", "best-of-n", "unlikelihood"):
-            sentences.append(_against(label(policy), found))
+        if found and policy.kind != "best-of-n-true":
+            named = {"base": "the start model", "start": "the model tuned on the texts"}
+            sentences.append(_against(named.get(policy.kind, label(policy)), found))
     return headline, sentences
 
 
 def _against(other: str, gaps: Sequence[Any]) -> str:
     above = [g.temperature for g in gaps if g.distinguishable and g.points.value > 0]
     below = [g.temperature for g in gaps if g.distinguishable and g.points.value < 0]
-    parts = [f"ahead at {_listed(above)}"] if above else []
-    parts += [f"behind at {_listed(below)}"] if below else []
+    parts = [f"ahead at {_listed(above, len(gaps))}"] if above else []
+    parts += [f"behind at {_listed(below, len(gaps))}"] if below else []
     if len(above) + len(below) < len(gaps):
         parts.append("not distinguishable at the others" if parts else "not distinguishable at any")
     return f"Against {other} on the same prompts: {', '.join(parts)}."
 
 
-def _listed(temperatures: Iterable[float]) -> str:
+def _listed(temperatures: Iterable[float], of: int) -> str:
     texts = [f"{t:g}" for t in temperatures]
+    if len(texts) == of:
+        return "every temperature"
     if len(texts) == 1:
         return f"temperature {texts[0]}"
     return f"temperatures {', '.join(texts[:-1])} and {texts[-1]}"
