@@ -136,3 +136,10 @@ def test_nothing_to_compare_is_said() -> None:
         compare_pair([_verdict(0, None, 1.0)])
     with pytest.raises(DataError, match="2 pairs of models"):
         compare_pair([_verdict(0, 1, 1), _verdict(0, 1, 1, judge="k")])
+
+
+def test_verdicts_that_are_all_the_same_have_no_length_control_and_no_point_for_an_interval() -> None:
+    for share in (0.5, 1.0):
+        found = compare_pair([_verdict(i, share, share) for i in range(60)], draws=100)
+        assert found.lc_win_rate is None and "every verdict is the same" in found.lc_note
+        assert found.win_rate.low < found.win_rate.high

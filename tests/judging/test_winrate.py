@@ -141,3 +141,11 @@ def test_a_model_that_cannot_be_controlled_says_why_and_keeps_its_raw_rate() -> 
         assert found[0].win_rate is not None and found[0].missing == 27
     annotations.share[0] = np.nan
     assert win_rates(annotations, draws=100).models[0].win_rate is None
+
+
+def test_a_model_that_always_loses_has_no_length_term_to_fit() -> None:
+    annotations, _, _ = _population(0, 30, (0.5, 0.3))
+    annotations.share[1] = 0.0
+    one, lost = win_rates(annotations, draws=100).models
+    assert lost.lc_win_rate is None and "every verdict is the same" in lost.lc_note
+    assert one.lc_win_rate is not None and lost.win_rate == 0.0

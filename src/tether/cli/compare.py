@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tether.cli.judge import NO_PRICES, PLAINLY, tell
+from tether.cli.judge import NO_PRICES, PLAINLY, tell, titled
 from tether.cli.output import console, print_json, print_table
 from tether.cli.progress import counting
 from tether.cli.stopping import stoppable
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tether.records.comparison import Comparison, ComparisonRecord, Estimate, PairedDifference, Stream
 
 Flag = Annotated[bool, Parameter(negative=())]
-WIDTH = 80
 KEPT = "stopped; what was answered and asked so far is kept, the same command goes on from there"
 LOST = "stopped; nothing was kept, --out DIR would have kept it"
 DECIDING, ANSWERING, NO_TABLES = Deciding(), Answering(), Tables()
@@ -146,7 +145,7 @@ def _show_stream(one: "Stream") -> None:
         ("evidence against equality", f"e = {_evidence(one.e_value)}", "20 decides"),
         ("prompts asked", str(one.asked), f"of {one.prompts}, {one.failed} without a verdict"),
     ]
-    print_table(_title(one.a, one.b, one.judge), ["", "value", "95 %"], rows)
+    print_table(titled(one.a, one.b, one.judge), ["", "value", "95 %"], rows)
     console().print("A and B are told apart.\n" if one.decided else "Not decided with these prompts.\n")
 
 
@@ -166,7 +165,7 @@ def _show_pair(one: "Comparison") -> None:
         ("evidence at any look", f"e = {_evidence(one.e_value)}", f"{_span(one.sequence)}{ties}"),
         ("without a verdict", str(one.failed), "in no rate"),
     ]
-    print_table(_title(one.a, one.b, one.judge), ["", "value", "95 % or unit"], rows)
+    print_table(titled(one.a, one.b, one.judge), ["", "value", "95 % or unit"], rows)
     if one.distinguishable:
         console().print("A and B are told apart.\n")
     else:
@@ -193,12 +192,6 @@ def _show_differences(differences: Iterable["PairedDifference"]) -> None:
 
 def _evidence(e_value: float) -> str:
     return "above a million" if e_value >= 1e6 else f"{e_value:.0f}" if e_value >= 100 else f"{e_value:.3g}"
-
-
-def _title(a: str, b: str, judge: str) -> str:
-    parts = [f"A: {a}", f"B: {b}", f"judge: {judge}"]
-    line = "   ".join(parts)
-    return line if len(line) <= WIDTH else "\n".join(parts)
 
 
 def _percent(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tether.judging.run import JudgePlan, JudgeRecord
 
 Flag = Annotated[bool, Parameter(negative=())]
+WIDTH = 80
 NO_PRICES, PLAINLY = Prices(), Asking()
 
 
@@ -90,9 +91,19 @@ def judge(
     return 0
 
 
+def titled(a: str, b: str, judge: str) -> str:
+    """Return who was compared by whom, on one line where it fits."""
+    parts = [f"A: {a}", f"B: {b}", f"judge: {judge}"]
+    line = "   ".join(parts)
+    return line if len(line) <= WIDTH else "\n".join(parts)
+
+
 def tell(plan: "JudgePlan") -> None:
     """Say on standard error what is about to be asked, and what it costs."""
-    lines = [f"{plan.a} and {plan.b}: {plan.pairs} pairs on {plan.prompts} prompts, judge {plan.judge}"]
+    lines = [
+        titled(plan.a, plan.b, plan.judge),
+        f"  {plan.pairs} pairs on {plan.prompts} prompts",
+    ]
     if plan.only_a or plan.only_b:
         lines.append(f"  without a partner: {plan.only_a} and {plan.only_b} answers")
     text = f"  {plan.to_ask} questions to ask, {plan.known} known"
@@ -138,7 +149,7 @@ def show(record: "JudgeRecord") -> None:
         rows.append(("tokens sent, received", f"{record.prompt_tokens}, {record.completion_tokens}"))
     if record.cost is not None:
         rows.append(("cost", f"{record.cost:.2f}"))
-    print_table(f"A: {record.a}   B: {record.b}   judge: {record.judge}", ["", "value"], rows)
+    print_table(titled(record.a, record.b, record.judge), ["", "value"], rows)
     console().print(f"{record.out}; now: tether compare {record.out}")
     if record.failed:
         console().print("the same command asks again what has no verdict")

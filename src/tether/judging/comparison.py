@@ -298,6 +298,8 @@ def _length_controlled(
         return None, f"{len(verdicts)} pairs: at least {LENGTH_PAIRS} are needed for length control"
     if not float(delta.std()) > 0:
         return None, "all answers differ by the same length: nothing to control for"
+    if not float(np.ptp(shares)) > 0:
+        return None, "every verdict is the same: no length term can be fitted"
     fit = fit_own_prompts(shares[None], delta[None])
     present = np.ones((1, len(delta)), dtype=np.bool_)
     _, index = np.unique([v.id for v in verdicts], return_inverse=True)

@@ -45,7 +45,7 @@ class LocalJudge:
             ids = self._renderer.prompt_ids("\n\n".join(m["content"] for m in messages))
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is not None and len(ids) > limit:
-            return Opinion(None, f"the question has {len(ids)} tokens, the judge reads {limit}")
+            return Opinion(None, f"longer than the {limit} tokens the judge reads: {len(ids)}")
         scores = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False).logits[
             0, -1
         ]

@@ -143,6 +143,8 @@ def _unusable(annotations: Annotations, row: int) -> str:
         return f"{judged} verdicts: at least 5 are needed for length control"
     if not float(np.nanstd(annotations.delta[row])) > 0:
         return "every answer differs from the baseline's by the same length: nothing to control for"
+    if not float(np.nanmax(annotations.share[row]) - np.nanmin(annotations.share[row])) > 0:
+        return "every verdict is the same: no length term can be fitted"
     return ""
 
 
