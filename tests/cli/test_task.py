@@ -1,12 +1,16 @@
 """The command for people and programs: lists, plans, runs, and says in one line what cannot be done."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tether import api
 from tether.cli.main import main
 from tether.records.task import Example, Gap, TaskPolicy, TaskRecord, Value, WinRate
 
@@ -63,7 +67,11 @@ def test_a_plan_counts_what_will_be_done(call: Call, tmp_path: Path) -> None:
         (("dialogue", "--full", "nowhere.yaml"), 2, "nowhere.yaml: No such file"),
         (("dialogue", "--full", "paper"), 2, "its reward is unknown, so name a judge"),
         (("dialogue", "--full", "paper", "--judge", "oracle"), 2, "judge 'oracle' is not known"),
-        (("dialogue", "--full", "paper", "--judge", "length"), 3, "pythia-2.8b: no such folder here"),
+        (
+            ("dialogue", "--full", "paper", "--judge", "length"),
+            3,
+            "pythia-2.8b: no folder here, and the hub cannot be reached",
+        ),
         (("dialogue", "--quick", "--full", "paper"), 2, "--quick shortens the small tasks"),
         (("dialogue", "--prompts", "1"), 2, "prompts: "),
     ],
@@ -101,6 +109,48 @@ def test_a_run_prints_one_document_or_a_table(call: Call, tmp_path: Path) -> Non
     assert code == 0 and "dpo-beta-0.1, 95 %" in out
     assert err.splitlines() == ["data", "preferred-ft", "dpo-beta-0.1", "answers", "judging"]
     assert call(*words, "--quiet")[1:] == ("", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_between_the_runs_is_one_line_and_its_status(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    monkeypatch.setattr(api, "task", lambda *_, **__: signal.raise_signal(number))
+    found, out, err = call("task", "run", "dialogue", "--output-dir", tmp_path / "o")
+    assert (found, out) == (code, "")
+    assert (
+        err.splitlines()[-1] == "tether: stopped; what is done is kept, the same command goes on from there"
+    )
+
+
+@pytest.mark.slow
+def test_a_task_killed_anywhere_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    """SIGKILL in each stage in turn; the record is that of a run left alone."""
+    document = {
+        "task": "dialogue", "title": "short", "world": "dialogue", "pairs": 32, "eval_pairs": 8,
+        "prompts": 12, "temperatures": [0, 1], "best_of": 3, "alpha": 0.1, "max_new_tokens": 24,
+        "train": {"max_steps": 4, "train_batch_size": 8, "measure_prompts": 4, "kl_max_new_tokens": 8},
+    }  # fmt: skip
+    path = tmp_path / "short.yaml"
+    path.write_text(yaml.safe_dump(document))
+    records = []
+    for name, stages in (
+        ("whole", ()),
+        ("killed", ("preferred-ft", "unlikelihood-0.1", "answers", "best-of-3")),
+    ):
+        words = ["task", "run", "dialogue", "--full", path, "--output-dir", tmp_path / name]
+        command = [sys.executable, "-m", "tether", *map(str, words)]
+        for stage in stages:
+            with subprocess.Popen(
+                command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            ) as run:
+                assert run.stderr is not None
+                assert any(line.strip() == stage for line in run.stderr)
+                run.kill()
+        subprocess.run([*command, "--quiet"], check=True)
+        found = json.loads((tmp_path / name / "task.json").read_text())
+        records.append({key: found[key] for key in ("win_rates", "gaps", "frontier", "examples", "data")})
+    assert records[0] == records[1]
 
 
 def test_every_field_of_task_json_is_documented() -> None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import special
 
 from tether.errors import DataError
 from tether.judging.comparison import (
@@ -143,3 +144,50 @@ def test_verdicts_that_are_all_the_same_have_no_length_control_and_no_point_for_
         found = compare_pair([_verdict(i, share, share) for i in range(60)], draws=100)
         assert found.lc_win_rate is None and "every verdict is the same" in found.lc_note
         assert found.win_rate.low < found.win_rate.high
+
+
+def _judged_pair(seed: int, n: int, spread: float) -> list[Verdict]:
+    """Verdicts in two orders by a judge who likes the first place and length; prompts differ by `spread`."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(50, 650, size=(n, 2))
+    scores = 0.4 + 0.8 * np.tanh((lengths[:, 0] - lengths[:, 1]) / 250) + spread * generator.normal(size=n)
+    orders = [generator.random(n) < special.expit(scores + place) for place in (0.5, -0.5)]
+    return [
+        _verdict(i, float(first), float(second), answer_a="a" * int(a), answer_b="b" * int(b))
+        for i, (first, second, (a, b)) in enumerate(zip(*orders, lengths, strict=True))
+    ]
+
+
+def _true_rates(spread: float) -> tuple[float, float]:
+    """A's rate as judged, and had the lengths been equal, in percent."""
+    generator = np.random.default_rng(99)
+    a, b = generator.integers(50, 650, size=(2, 400_000))
+    own = 0.4 + spread * generator.normal(size=400_000)
+    rates = [
+        100 * np.mean([special.expit(scores + place) for place in (0.5, -0.5)])
+        for scores in (own + 0.8 * np.tanh((a - b) / 250), own)
+    ]
+    return float(rates[0]), float(rates[1])
+
+
+def _pair_coverage(studies: int, n: int, draws: int, spread: float) -> tuple[float, float]:
+    win, equal = _true_rates(spread)
+    held = np.zeros(2)
+    for study in range(studies):
+        found = compare_pair(_judged_pair(study, n, spread), draws=draws, seed=study)
+        assert found.lc_win_rate is not None
+        for place, (rate, truth) in enumerate(((found.win_rate, win), (found.lc_win_rate, equal))):
+            held[place] += rate.low <= truth <= rate.high
+    return float(held[0] / studies), float(held[1] / studies)
+
+
+def test_a_pairs_intervals_hold_the_truth_about_as_often_as_announced() -> None:
+    assert min(_pair_coverage(12, 100, 100, 1.0)) >= 0.75  # the slow tier runs 1,000 studies
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_a_pairs_intervals_cover_93_to_97_per_cent_over_1000_studies(spread: float) -> None:
+    shares = _pair_coverage(1000, 200, 200, spread)
+    assert all(0.93 <= share <= 0.97 for share in shares), shares

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = App(name="task", help="Tasks of the literature: DPO beside its baselines, against references.")
 
 Flag = Annotated[bool, Parameter(negative=())]
+STOPPED = "stopped; what is done is kept, the same command goes on from there"
 
 
 @app.command(name="list")
@@ -111,6 +112,7 @@ def run_task(
     """
     from tether import api
     from tether.cli.progress import Terminal
+    from tether.cli.stopping import stoppable
 
     given = {"judge": judge, "pairs": pairs, "prompts": prompts, "best_of": best_of, "seed": seed}
     options = {key: value for key, value in given.items() if value is not None}
@@ -124,7 +126,8 @@ def run_task(
         return 0
     terminal = Terminal(quiet=quiet or json)
     try:
-        record = api.task(name, output_dir, full=full, quick=quick, told=Told(terminal), **options)
+        with stoppable(STOPPED):
+            record = api.task(name, output_dir, full=full, quick=quick, told=Told(terminal), **options)
     finally:
         terminal.close()
     if json:
