@@ -115,6 +115,8 @@ def test_a_run_prints_one_document_or_a_table(call: Call, tmp_path: Path) -> Non
 def test_a_stop_between_the_runs_is_one_line_and_its_status(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
+    # A shell's background jobs ignore Ctrl-C; the tests may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(api, "task", lambda *_, **__: signal.raise_signal(number))
     found, out, err = call("task", "run", "dialogue", "--output-dir", tmp_path / "o")
     assert (found, out) == (code, "")
