@@ -119,6 +119,7 @@ def test_a_stop_between_the_runs_is_one_line_and_its_status(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(api, "task", lambda *_, **__: signal.raise_signal(number))
     found, out, err = call("task", "run", "dialogue", "--output-dir", tmp_path / "o")
+    signal.signal(signal.SIGINT, before)
     assert (found, out) == (code, "")
     assert (
         err.splitlines()[-1] == "tether: stopped; what is done is kept, the same command goes on from there"
