@@ -21,6 +21,7 @@ from tether.study import cell as cell_module
 from tether.study.bench import Bench
 from tether.study.execute import run_study
 from tether.study.grid import cells
+from tether.study.plan import plan_study
 from tether.study.tables import HeldOut, Samples, Tokens, read_table
 from tether.training.run import train
 
@@ -194,6 +195,13 @@ def test_rows_or_a_model_that_changed_in_between_are_refused(make_study: Make, t
     assert "not the model this study began with" in str(record.cells[1].error)
     model.write_bytes(weights_then)
     assert run(make_study(beta=[0.1], add=[{"beta": [0.2]}])).cells[1].state == "finished"
+
+
+def test_a_study_that_goes_on_keeps_its_threads(make_study: Make) -> None:
+    record = run(make_study(beta=[0.1], threads=5))
+    assert record.shared["threads"] == 5
+    assert plan_study(Bench(make_study(beta=[0.1])), timing=False).threads == 5
+    assert plan_study(Bench(make_study(beta=[0.1], threads=3)), timing=False).threads == 3
 
 
 def test_a_study_under_torchrun_is_refused_before_it_touches_its_folder(

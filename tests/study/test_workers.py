@@ -22,9 +22,11 @@ from tether.study.executor import LocalWorkers
 from tether.study.worker import Orders
 
 Make = Callable[..., StudyConfig]
+PATIENCE = 600
+"""Seconds a study may take on a machine that has other work."""
 
 
-def until(what: Callable[[], Any], seconds: float = 120) -> Any:
+def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "did not happen"
@@ -39,7 +41,8 @@ def command(config: StudyConfig, tmp_path: Path) -> list[str]:
     from tether.config.study import resolved
 
     (tmp_path / "study-in.yaml").write_text(yaml.safe_dump(resolved(config)))
-    return [sys.executable, "-m", "tether", "study", str(tmp_path / "study-in.yaml"), "--workers", "1"]
+    words = [sys.executable, "-m", "tether", "study", str(tmp_path / "study-in.yaml")]
+    return [*words, "--workers", "1", "--threads", "1"]
 
 
 def start(words: list[str]) -> "subprocess.Popen[str]":
@@ -99,6 +102,7 @@ def test_orders_end_with_their_input_and_stop_what_is_running(monkeypatch: pytes
     assert sent == [signal.SIGTERM]
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(make_study: Make, tmp_path: Path) -> None:
     config = make_study(beta=[1, 0.1], max_steps=150, save_steps=1000)
@@ -106,15 +110,16 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(make_study: Make, tmp_path: P
     process = start(words)
     until(lambda: steps(folder) >= 3)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert "run the same command to go on" in errors
     assert read_study(folder).status == "interrupted" and state(folder) == "interrupted"
     again = start([*words, "--json"])
-    printed, errors = again.communicate(timeout=280)
+    printed, errors = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, errors
     assert [c["state"] for c in json.loads(printed)["cells"]] == ["finished", "finished"]
-    run_study(make_study(output_dir=str(tmp_path / "whole"), beta=[1, 0.1], max_steps=150), Told())
+    whole = make_study(output_dir=str(tmp_path / "whole"), beta=[1, 0.1], max_steps=150, workers=1, threads=1)
+    run_study(whole, Told())
     for cell in read_study(folder).cells:
         digests = {
             file_digest(cell_folder(tmp_path / name, cell.cell_id) / "model" / "model.safetensors")
@@ -123,6 +128,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(make_study: Make, tmp_path: P
         assert len(digests) == 1
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.slow
 def test_cells_survive_the_death_of_the_studys_process(make_study: Make, tmp_path: Path) -> None:
     config = make_study(beta=[1, 0.1], max_steps=150, save_steps=1000)
@@ -137,11 +143,12 @@ def test_cells_survive_the_death_of_the_studys_process(make_study: Make, tmp_pat
     assert state(folder) == "interrupted"
     assert list((cell_folder(folder, read_study(folder).cells[0].cell_id) / "checkpoints").glob("step-*"))
     again = start([*words, "--json"])
-    printed, errors = again.communicate(timeout=280)
+    printed, errors = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, errors
     assert [c["state"] for c in json.loads(printed)["cells"]] == ["finished", "finished"]
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.slow
 def test_two_workers_share_one_scoring_and_one_measured_start(make_study: Make, tmp_path: Path) -> None:
     config = make_study(beta=[1, 0.3, 0.1, 0.03], workers=2, threads=1)

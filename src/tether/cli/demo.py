@@ -28,7 +28,7 @@ STUDY: dict[str, Any] = {
     "max_length": 256,
     "measured_prompts": 100,
     "judge": f"world:{WORLD}",
-    "dial": [0.5, 1.5, 2, 3],
+    "dial": [0.5, 1.25, 1.5, 2],
     "dial_cells": ["sigmoid-self-beta1-lr0.001-seed0"],
 }
 """Small enough for two cores and three minutes; a real study starts from a smaller learning rate."""
@@ -56,7 +56,7 @@ def demo(
     terminal = StudyTerminal(quiet=json)
     try:
         if not (world / "world.json").is_file():
-            terminal.note(f"making the {WORLD} world: {pairs} pairs by its own model")
+            terminal.stage(f"making the {WORLD} world: {pairs} pairs by its own model")
             WORLDS[WORLD].make(world, pairs=pairs, eval_pairs=200, prompts=64, seed=0)
         values = {
             "model": str(world / "model"),

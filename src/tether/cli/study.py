@@ -44,9 +44,9 @@ def study(
     # Commas part the values of a factor; a path with a comma in it can stand in a YAML file.
     options = {k: ",".join(v) if isinstance(v, list) and k in COMMAS else v for k, v in options.items()}
     settings = build_study(values, options, source=str(config or "options"))
-    from tether import api
-
     if plan:
+        from tether import api
+
         planned = api.study_plan(settings)
         print_json(planned) if json else show_plan(planned)
         return 0
@@ -144,11 +144,13 @@ def example(folder: Path, row: str, /, *, json: Annotated[bool, Parameter(negati
 
 
 def _run(settings: StudyConfig, *, json: bool, quiet: bool) -> int:
-    from tether import api
     from tether.cli.study_progress import StudyTerminal
 
     terminal = StudyTerminal(quiet=quiet or json)
+    terminal.stage("reading rows and options")
     try:
+        from tether import api
+
         record = api.study_config(settings, watcher=terminal)
     finally:
         terminal.close()

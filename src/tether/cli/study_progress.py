@@ -1,17 +1,21 @@
 """What a study shows while it runs: a live table of running cells on a terminal, plain lines elsewhere."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from tether.cli.progress import clock, silence_downloads
 from tether.records.study import StudyRecord
+from tether.study.collect import cell_labels
+
+SCORING = re.compile(r"scoring the reference.*: (\d+) of (\d+) rows")
 
 
 @dataclass
@@ -44,6 +48,7 @@ class StudyTerminal:
         self._live: Live | None = None
         self._rows: dict[str, _Row] = {}
         self._record: StudyRecord | None = None
+        self._labels: dict[str, str] = {}
         self._began = time.monotonic()
         self._done_before = 0
 
@@ -55,10 +60,16 @@ class StudyTerminal:
 
     def cells(self, record: StudyRecord) -> None:
         """Show how many cells are done, failed, running."""
-        if self._record is None:
+        if self._record is None or len(record.cells) != len(self._record.cells):
+            self._began = time.monotonic()
             self._done_before = sum(cell.state == "finished" for cell in record.cells)
+            self._labels = cell_labels(record)
         self._record = record
         self._draw()
+
+    def stage(self, text: str) -> None:
+        """Show what is being done before the first cell."""
+        self._show(Text(f"{text} ...", no_wrap=True, overflow="ellipsis"))
 
     def note(self, text: str) -> None:
         """Print one thing the user should know."""
@@ -76,7 +87,7 @@ class StudyTerminal:
         if row is None:
             return
         if name == "stage":
-            row.stage = event["text"]
+            row.stage = SCORING.sub(r"scored \1 of \2", event["text"])
         elif name == "step":
             row.step, row.total, row.loss = event["step"], event["total"], event["loss"]
             row.first = row.first or (row.step, now)
@@ -93,27 +104,33 @@ class StudyTerminal:
         state = event.get("state", "lost")
         said = f": {event['error']}" if event.get("error") else ""
         loss = "" if row.loss is None else f", loss {row.loss:.4f}"
-        self.note(f"{row.cell}: {state}{said} after {clock(time.monotonic() - row.began)}{loss}")
+        name = self._labels.get(row.cell, row.cell)
+        self.note(f"{name}: {state}{said} after {clock(time.monotonic() - row.began)}{loss}")
 
     def _draw(self) -> None:
+        summary = Text(self._summary(), no_wrap=True, overflow="ellipsis")
+        self._show(Group(self._table(), summary) if self._rows else summary)
+
+    def _show(self, what: RenderableType) -> None:
         if self._quiet or not self._console.is_terminal:
             return
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
-        self._live.update(Group(self._table(), Text(self._summary(), no_wrap=True, overflow="ellipsis")))
+        self._live.update(what)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         table.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=36)
-        for name in ("step", "loss", "margin", "left"):
+        table.add_column("step", justify="right", overflow="ellipsis", no_wrap=True, max_width=22)
+        for name in ("loss", "margin", "left"):
             table.add_column(name, justify="right", no_wrap=True)
         now = time.monotonic()
         for row in self._rows.values():
-            left = row.left(now)
+            left = None if row.stage else row.left(now)
             table.add_row(
-                row.cell,
-                row.stage[:18] or f"{row.step}/{row.total}",
+                self._labels.get(row.cell, row.cell),
+                row.stage or f"{row.step}/{row.total}",
                 "" if row.loss is None else f"{row.loss:.4f}",
                 "" if row.margin is None else f"{row.margin:.3f}",
                 "" if left is None else clock(left),
@@ -124,11 +141,17 @@ class StudyTerminal:
         if self._record is None:
             return ""
         states = [cell.state for cell in self._record.cells]
-        done = states.count("finished")
-        text = f"{done} of {len(states)} cells finished"
-        if failed := states.count("failed"):
-            text += f", {failed} failed"
-        if done > self._done_before:
-            each = (time.monotonic() - self._began) / (done - self._done_before)
-            text += f"; about {clock(each * (len(states) - done - failed))} left"
+        done, failed = states.count("finished"), states.count("failed")
+        text = f"{done} of {len(states)} cells finished" + (f", {failed} failed" if failed else "")
+        waiting = len(states) - done - failed
+        if not waiting:
+            return f"{text}; writing findings and page"
+        # A cell that is trained is still to be measured.
+        begun = sum(0.9 * row.step / row.total for row in self._rows.values() if row.total)
+        passed = done - self._done_before + begun
+        if passed > 0:
+            each = (time.monotonic() - self._began) / passed
+            text += f"; about {clock(each * max(waiting - begun, 0))} left"
+        elif not self._rows:
+            text += "; starting workers"
         return text

@@ -40,7 +40,7 @@ from tether.reports.tables import (
 from tether.reports.verbatim import visible_controls
 from tether.reports.verdict import verdict_of
 
-UNITS = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")
+UNITS = re.compile(r"(?<=\d) (?=[%±])|(?<=[±β]) (?=\d)")
 
 
 def write_report(run: Path, page: Path | None = None) -> Path:
@@ -135,7 +135,7 @@ def _digest(text: str) -> str:
 
 
 def tied(text: str) -> str:
-    """Keep a number and its unit or error on one line (no-break spaces)."""
+    """Keep a number and its unit, error or β on one line (no-break spaces)."""
     return UNITS.sub("\u00a0", text)
 
 

@@ -100,7 +100,7 @@ class Axis:
         return alt.X(
             f"{field}:Q",
             title=self.title or None,
-            scale=self._scale(nice=self.zero, edge=6),
+            scale=self._scale(nice=False, edge=6),
             axis=self._axis(False),
         )
 

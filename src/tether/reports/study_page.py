@@ -242,8 +242,9 @@ def dial_text(findings: Findings) -> str:
     cost = findings.tight[0].dial if findings.tight else None
     if cost is None:
         return ""
+    source = next((s.setting.name for s in findings.settings if cost.source in s.cells), cost.source)
     return (
-        f"The same KL without retraining: {cost.source} dialled to {number(cost.dial, 2)} spends "
+        f"The same KL without retraining: {source} dialled to {number(cost.dial, 2)} spends "
         f"{number(cost.kl, 2)} nats and scores {number(cost.score, decimals_for(cost.difference.se))}, "
         f"{plain_text(cost.difference, signed=True)} beside the retrained model "
         f"({range_text(cost.difference)}). It costs a second forward pass per token, for as long as it is "

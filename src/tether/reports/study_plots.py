@@ -94,14 +94,22 @@ def dots(rows: Rows, x: Axis, order: Sequence[str], colours: Mapping[str, str]) 
     return alt.LayerChart(layer=[zero, points.encode(x=x.x("x"), y=names, color=colour)])
 
 
+LETTER = 7.4
+"""Pixels kept per letter of a row's name: a phone draws names larger, the picture smaller."""
+
+
 def differences(rows: Rows, x: Axis) -> alt.LayerChart:
     """Return an interval per row (`name, x, low, high`) beside 0: what differs, and how surely."""
+    labels = [str(row["name"]) for row in rows]
     names = alt.Y(
         "name:N",
-        sort=[str(row["name"]) for row in rows],
+        sort=labels,
         title=None,
-        axis=alt.Axis(ticks=False, domain=False, grid=True, gridColor=GREY, gridOpacity=0.3, labelLimit=260),
-    )
+        axis=alt.Axis(
+            ticks=False, domain=False, grid=True, gridColor=GREY, gridOpacity=0.3, labelLimit=260,
+            minExtent=min(260.0, LETTER * max(map(len, labels))),
+        ),
+    )  # fmt: skip
     zero = layer([{"at": 0.0}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x=x.x("at"))
     return alt.LayerChart(
         layer=[

@@ -13,7 +13,9 @@ def score_name(findings: Findings) -> str:
 
 
 def settings_table(findings: Findings) -> Table:
-    """Return every setting: score, gain, whether it is in the set, KL, flags."""
+    """Return every setting: score, gain, whether it is in the set, KL; seeds and flags where they tell."""
+    several = any(len(s.seeds) > 1 for s in findings.settings)
+    flagged = any(s.degenerate or s.missing for s in findings.settings)
     rows = tuple(
         (
             s.setting.name,
@@ -23,13 +25,14 @@ def settings_table(findings: Findings) -> Table:
             "–" if s.p_value is None else _p_text(s.p_value),
             with_error(s.kl, s.kl_se),
             number(s.kl_per_token, 3),
-            ",\u00a0".join(str(seed) for seed in s.seeds) or "–",
-            "; ".join([*s.degenerate, *s.missing]) or "",
+            *([",\u00a0".join(str(seed) for seed in s.seeds) or "–"] if several else []),
+            *(["; ".join([*s.degenerate, *s.missing])] if flagged else []),
         )
         for s in findings.settings
     )
     names = ("setting", score_name(findings), "gain over start", "beside the best", "p", "KL from start")
-    return Table((*names, "KL per token", "seeds", "flags"), rows, frozenset({1, 2, 4, 5, 6}))
+    more = [*(["seeds"] if several else []), *(["flags"] if flagged else [])]
+    return Table((*names, "KL per token", *more), rows, frozenset({1, 2, 4, 5, 6}))
 
 
 MEANT = {

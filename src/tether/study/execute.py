@@ -120,10 +120,11 @@ def told(plan: StudyPlan) -> list[str]:
     """Return the plan in a few lines."""
     scored, alone = sum(plan.references.values()), sum(plan.alone.values())
     lines = [
-        f"{plan.cells} cells, {plan.finished} finished; {plan.updates} updates to do; "
-        f"{plan.held_out} rows held out, {plan.prompts} prompts to answer",
-        f"references scored {scored} times instead of {alone}; rows read and start model measured once",
-        f"{plan.workers} workers of {plan.threads} threads, {plan.memory_mib:.0f} MiB each "
+        f"{many(plan.cells, 'cell')}, {plan.finished} finished; {many(plan.updates, 'update')} to do; "
+        f"{many(plan.held_out, 'row')} held out, {many(plan.prompts, 'prompt')} to answer",
+        f"references scored {many(scored, 'time')} instead of {alone}; "
+        "rows read and start model measured once",
+        f"{many(plan.workers, 'worker')} of {many(plan.threads, 'thread')}, {plan.memory_mib:.0f} MiB each "
         f"({plan.memory_free_mib:.0f} free); {plan.disk_mib:.0f} MiB of disk ({plan.disk_free_mib:.0f} free)",
     ]
     unasked = {reason: count for reason, count in plan.skipped.items() if reason != EXCLUDED}
@@ -133,6 +134,11 @@ def told(plan: StudyPlan) -> list[str]:
 def known_names(folder: Path) -> dict[str, str]:
     """Return the models of the hub a study in this folder asked for, with the commits it uses."""
     return read_study(folder).hub if (folder / STUDY).is_file() else {}
+
+
+def many(number: int, word: str) -> str:
+    """Return `1 cell` or `3 cells`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 class StudyFolder:
@@ -299,8 +305,8 @@ class Running:
         if self.open:
             number = stop.signal_number or 15
             raise Interrupted(
-                f"stopped by signal {number}: {len(self.open)} cells are open and their state is saved; "
-                "run the same command to go on",
+                f"stopped by signal {number} with {many(len(self.open), 'cell')} left; what was running is "
+                "saved: run the same command to go on",
                 number,
             )
         return self.record

@@ -10,6 +10,7 @@ import torch
 from tether.config.train import TrainConfig
 from tether.policies.load import config_summary
 from tether.records.results import Record
+from tether.records.study import STUDY, read_study
 from tether.study.bench import Bench
 from tether.study.crossed import check_cross_fit, crossed_cells, crossed_missing, further_runs
 from tether.tokens.collate import collate
@@ -124,15 +125,24 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
 
 
 def workers_for(bench: Bench, cells: int, memory: float, free: float) -> tuple[int, int]:
-    """Return how many cells run at once, and the threads of each: as cells, cores and memory allow."""
+    """Return how many cells run at once, and the threads of each: as cells, cores and memory allow.
+
+    A study that goes on keeps its threads: they decide the last bits of every number.
+    """
     config = bench.config
+    threads = config.threads or _threads_before(bench)
     cores = len(os.sched_getaffinity(0))
     if device_of(bench.common.device).type == "cuda":
         room = torch.cuda.device_count()
     else:
-        room = min(cores // (config.threads or 1), int(SPARE * free // memory))
+        room = min(cores // (threads or 1), int(SPARE * free // memory))
     workers = config.workers or max(1, min(cells, room))
-    return workers, config.threads or max(1, cores // workers)
+    return workers, threads or max(1, cores // workers)
+
+
+def _threads_before(bench: Bench) -> int | None:
+    there = (bench.folder / STUDY).is_file()
+    return read_study(bench.folder).shared.get("threads") if there else None
 
 
 def existing(folder: Path) -> Path:
