@@ -87,8 +87,10 @@ def test_a_judge_gives_win_rates_against_the_start_model(make_study: Make, tmp_p
 
 
 def test_a_world_that_judges_scores_by_its_true_reward(make_study: Make) -> None:
-    record, _ = run(make_study(beta=[0.1], judge="world:sentiment", evaluators=["world:sentiment"]))
-    assert record.evaluators == ("gold_reward",)
+    record, _ = run(make_study(beta=[0.1], judge="world:sentiment"))
+    assert record.evaluators == ("gold_reward",) and record.world == "sentiment"
+    named_twice = make_study(beta=[0.1], judge="world:sentiment", evaluators=["world:sentiment"])
+    assert len(Bench(named_twice).evaluators) == 1
 
 
 def test_a_judge_without_a_verdict_leaves_that_answer_out(

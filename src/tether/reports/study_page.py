@@ -211,7 +211,8 @@ def tiles_of(findings: Findings) -> list[Tile]:
     cells = sum(len(s.cells) for s in findings.settings)
     tiles.append(Tile("Models", count(cells), f"{count(len(findings.settings))} settings"))
     regret = findings.tight[0].regret if findings.tight else None
-    if regret is not None:
+    # The rule saw the gold score where that is the judge: its regret says nothing then.
+    if regret is not None and findings.judge != findings.gold:
         share = "of the best gain" if regret.share is not None else "nothing gained"
         value = percent(regret.share) if regret.share is not None else number(regret.regret, 2)
         note = f"{share}, in {regret.evaluator.replace('_', ' ')}"

@@ -191,6 +191,7 @@ class StudyFolder:
         A finished cell that is not in `complete` has something left to measure and is open again.
         """
         records = tuple(self._cell(cell, complete) for cell in self.cells)
+        named = [*self.config.evaluators, self.config.judge or ""]
         record = StudyRecord(
             study_id=known.study_id if known else secrets.token_hex(8),
             created=known.created if known else datetime.now(UTC).isoformat(timespec="seconds"),
@@ -207,7 +208,7 @@ class StudyFolder:
             hardware=hardware(device_of(self.cells[0].config.device)),
             evaluators=known.evaluators if known else (),
             judge=self.config.judge,
-            world=next((e.partition(":")[2] for e in self.config.evaluators if e.startswith("world:")), None),
+            world=next((name.partition(":")[2] for name in named if name.startswith("world:")), None),
             prompts=known.prompts if known else (),
         )
         write_text(self.path / "study.yaml", yaml.safe_dump(resolved(self.config), sort_keys=False))
