@@ -78,7 +78,9 @@ def test_a_judge_gives_win_rates_against_the_start_model(make_study: Make, tmp_p
     home = cell_folder(tmp_path / "study", record.cells[0].cell_id) / "measures"
     own = read_table(Samples, home / "samples.parquet")
     start = read_table(Samples, tmp_path / "study" / "shared" / "start" / "samples.parquet")
-    longer = [(len(a) > len(b)) + 0.5 * (len(a) == len(b)) for a, b in zip(own.text, start.text, strict=True)]
+    others = [row["text"] for row in read_lines(tmp_path / "study" / "shared" / "start" / "opponents.jsonl")]
+    assert len(others) == len(start.text) and others != start.text  # drawn apart
+    longer = [(len(a) > len(b)) + 0.5 * (len(a) == len(b)) for a, b in zip(own.text, others, strict=True)]
     assert own.scores["length"].tolist() == longer and len(set(longer)) > 1
     assert (start.scores["length"] == 0.5).all()
     found = measures(home.parent)

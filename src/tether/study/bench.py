@@ -4,7 +4,6 @@ The first worker that needs the start model's measures makes them; the others wa
 """
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ from tether.generation.measure import MeasuredSample, measure, same_vocabulary
 from tether.judging.judges import Judge
 from tether.judging.named import judge_named
 from tether.judging.options import Asking
-from tether.judging.pairwise import Cache, Pair, judge_pairs
 from tether.objectives.metrics import tie_tolerance
 from tether.policies.artifact import MANIFEST, read_artifact
 from tether.policies.load import load_model
 from tether.policies.reference import table_from_columns
 from tether.records.protocols import Evaluator
-from tether.records.results import file_digest, write_json, write_lines
+from tether.records.results import file_digest, read_lines, write_json, write_lines
 from tether.records.rows import Preference, canonical_json
 from tether.records.study import (
     MEASURES,
@@ -41,8 +39,9 @@ from tether.records.study import (
 )
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 from tether.study.grid import Cell, cells
+from tether.study.judged import NOISE, judged
 from tether.study.measure import Read, held_out_table, sample_table, summarise, token_table
-from tether.study.tables import HeldOut, Samples, Tokens, read_table, write_table
+from tether.study.tables import HeldOut, Tokens, read_table, write_table
 from tether.tokens.collate import collate
 from tether.tokens.render import Renderer
 from tether.training.policy import load_texts, start_model
@@ -133,26 +132,23 @@ class Bench:
         return judge_named(name, Asking(device=str(device_of(self.common.device))))
 
     def judged(self, samples: Sequence[MeasuredSample], folder: Path) -> list[MeasuredSample]:
-        """Add the judge's verdict of every answer against the start model's; NaN where there was none."""
-        judge, name = self.judge, str(self.config.judge)
-        if judge is None:
+        """Add the judge's verdict of every answer against one of the start model."""
+        if self.judge is None:
             return list(samples)
-        texts = read_table(Samples, self.folder / SHARED / START / "samples.parquet").text
-        pairs = [
-            Pair(
-                self.rows.asked[s["prompt"]].row_id,
-                self.rows.asked[s["prompt"]].prompt,
-                s["completion"],
-                text,
-            )
-            for s, text in zip(samples, texts, strict=True)
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
-        verdicts = judge_pairs(pairs, judge, ("cell", START), cache=Cache(folder / "judged.jsonl"))
-        shares = [math.nan if v.share is None else v.share for v in verdicts]
-        return [
-            {**s, "scores": {**s["scores"], name: share}} for s, share in zip(samples, shares, strict=True)
-        ]
+        name, cache = str(self.config.judge), folder / "judged.jsonl"
+        return judged(samples, self.rows.asked, self._opponents, self.judge, name, cache)
+
+    @cached_property
+    def _opponents(self) -> list[str]:
+        """The start model's answers that all others are judged against, drawn once."""
+        path = self.folder / SHARED / START / "opponents.jsonl"
+        with self.shared.lock(START, "opponents"):
+            if not path.is_file():
+                rows, drawn = self.rows.asked, self.answers(self.start, None, noise=NOISE)
+                write_lines(
+                    path, ({"row_id": rows[s["prompt"]].row_id, "text": s["completion"]} for s in drawn)
+                )
+        return [str(line["text"]) for line in read_lines(path)]
 
     @cached_property
     def start(self) -> Any:
@@ -234,8 +230,11 @@ class Bench:
             self.seconds[START] = time.perf_counter() - began
         return summary
 
-    def asking(self, reference: Any, *, prompts: int | None = None) -> dict[str, Any]:
-        """Return what every measuring of answers has in common: prompts, noise, start model, scores."""
+    def asking(self, reference: Any, *, prompts: int | None = None, noise: int = 0) -> dict[str, Any]:
+        """Return what every measuring of answers has in common: prompts, noise, start model, scores.
+
+        `noise` other than 0 draws answers that are independent of everyone else's.
+        """
         tokenizer, stops = self.texts
         renderer = Renderer(tokenizer, stops, score_turns=self.common.score_turns)
         rows = self.rows.asked[:prompts]
@@ -249,14 +248,14 @@ class Bench:
             "step": 0,
             "max_new_tokens": self.common.kl_max_new_tokens,
             "samples_per_prompt": self.config.samples_per_prompt,
-            "seed": self.config.measure_seed,
+            "seed": self.config.measure_seed + noise,
             "evaluators": self.evaluators,
         }
 
-    def answers(self, policy: Any, reference: Any, *, prompts: int | None = None) -> list[MeasuredSample]:
-        """Return answers to the study's (first) prompts, measured against start and reference."""
+    def answers(self, policy: Any, reference: Any, **options: int) -> list[MeasuredSample]:
+        """Return answers to the study's prompts, measured against start and reference (see `asking`)."""
         with autocast_for(uses_bf16(self.common), device_of(self.common.device))():
-            return measure(policy, **self.asking(reference, prompts=prompts))[1]
+            return measure(policy, **self.asking(reference, **options))[1]
 
     def trained(self, cell: Cell) -> Any:
         """Load a trained cell from its folder."""

@@ -29,6 +29,7 @@ from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord, write_json
 from tether.records.rows import Preference, canonical_json
 from tether.study.board import Array, Board
+from tether.study.judged import NOISE
 from tether.study.tight import how_tight
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
@@ -175,9 +176,15 @@ class _Dialler:
         }
 
     def start(self, rows: Sequence[Preference]) -> Samples:
-        """Return the start model's own answers, scored."""
+        """Return the start model's own answers, scored.
+
+        Answers that others are judged against are drawn apart from them (see `judged.NOISE`).
+        """
         self._watcher.stage("answers of the start model")
-        _, samples = measure(self._start, start=self._start, **self._options(rows))
+        options = self._options(rows)
+        if self._judging is not None and self._judging.judge is not None:
+            options["seed"] += NOISE
+        _, samples = measure(self._start, start=self._start, **options)
         self._answers = {
             canonical_json(row.prompt): sample["completion"]
             for row, sample in zip(rows, samples, strict=True)

@@ -1,0 +1,139 @@
+"""`tether study` as a person or a program meets it: planned, run, added to, shown; and while it runs."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.study.fixtures import make_study
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.training.conftest import rows
+from tether.cli.main import main
+from tether.cli.study_progress import StudyTerminal
+from tether.records.study import StudyRecord, read_study
+from tether.study.collect import short_references
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run a command in 80 columns; return what it printed."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        printed = capsys.readouterr()
+        assert end.value.code == 0, printed.err
+        return printed.out
+
+    return run
+
+
+def test_a_study_from_flags_is_planned_run_added_to_and_shown(call: Call, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer(chat=False).save_pretrained(tmp_path / "model")
+    for name, count, first in (("train", 12, 0), ("eval", 4, 100)):
+        lines = [json.dumps(row) for row in rows(count, first)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "study"
+    words = [
+        *("study", "--model", tmp_path / "model", "--data", tmp_path / "train.jsonl"),
+        *("--eval-data", tmp_path / "eval.jsonl", "--beta", "1,0.1", "--loss-type", "sigmoid"),
+        *("--reference", "self", "--seed", "0", "--max-steps", "2", "--train-batch-size", "4"),
+        *("--kl-max-new-tokens", "4", "--measured-prompts", "3", "--workers", "1", "--threads", "1"),
+        *("--output-dir", out),
+    ]
+    plan = json.loads(call(*words, "--plan", "--json"))
+    assert (plan["cells"], plan["finished"], plan["updates"]) == (2, 0, 4)
+    assert plan["references"] == {"self": 1} and plan["alone"] == {"self": 2}
+    assert plan["seconds"] > 0 and plan["memory_mib"] > 0 and plan["disk_mib"] > 0
+    shown = call(*words, "--plan")
+    assert "cell" in shown and not (out / "study.json").exists() and max(map(len, shown.split("\n"))) <= 80
+    assert [cell["state"] for cell in json.loads(call(*words, "--json"))["cells"]] == ["finished"] * 2
+    added = json.loads(call("study", "add", out, "--beta", "0.3", "--json"))
+    assert [cell["factors"]["beta"] for cell in added["cells"]] == [1.0, 0.1, 0.3]
+    assert {cell["state"] for cell in added["cells"]} == {"finished"}
+    table = call("study", "report", out)
+    assert max(map(len, table.split("\n"))) <= 80
+    for text in ("start", "β 1", "β 0.1", "β 0.3", "how tight?", "Needs a judge", "report.html"):
+        assert text in table, text
+    assert json.loads(call("study", "report", out, "--json"))["recommended"] is None
+    page = json.loads(call("study", "example", out, "eval.jsonl:2", "--json"))["page"]
+    assert "eval.jsonl:2" in Path(page).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> tuple[StudyTerminal, StudyRecord, io.StringIO]:
+    """Return a live table of 80 columns, the study it shows (none finished yet), and what it printed."""
+    make_study(tmp_path, betas=(1.0, 0.1), references=("self", "model:runs/strong/model"), seeds=(0, 1))
+    record = read_study(tmp_path)
+    waiting = tuple(cell.model_copy(update={"state": "planned"}) for cell in record.cells)
+    said = io.StringIO()
+    shown = StudyTerminal()
+    shown._console = Console(file=said, width=80, force_terminal=True, markup=False, highlight=False)
+    return shown, record.model_copy(update={"cells": waiting}), said
+
+
+def lines(shown: StudyTerminal) -> list[str]:
+    """Return the live table as it stands."""
+    out = io.StringIO()
+    Console(file=out, width=80).print(shown._table())
+    return [*out.getvalue().rstrip("\n").split("\n"), shown._summary()]
+
+
+def test_the_live_table_names_cells_by_what_varies_and_fits_80_columns(
+    terminal: tuple[StudyTerminal, StudyRecord, io.StringIO],
+) -> None:
+    shown, record, said = terminal
+    shown.cells(record)
+    assert shown._summary() == "0 of 8 cells finished; starting workers"
+    first, other = record.cells[0].cell_id, record.cells[-1].cell_id
+    stage = "scoring the reference (model:runs/strong/model): 512 of 1200 rows"
+    events: list[dict[str, Any]] = [
+        {"event": "begin", "cell": first},
+        {"event": "begin", "cell": other},
+        {"event": "stage", "cell": other, "text": stage},
+        {"event": "step", "cell": first, "step": 1, "total": 100, "loss": 0.6931},
+        {"event": "log", "cell": first, "line": {"rewards/margins": 0.25}},
+        {"event": "step", "cell": first, "step": 50, "total": 100, "loss": 0.5},
+    ]
+    for event in events:
+        shown.event(event)
+    head, training, scoring, summary = lines(shown)
+    assert head.split() == ["cell", "step", "loss", "margin", "left"]
+    assert training.startswith("DPO β 1, seed 0") and "50/100" in training and "0.5000" in training
+    assert "0.250" in training and training.rstrip().endswith("0:00")
+    assert scoring.startswith("DPO, reference model:strong") and "scored 512 of 1200" in scoring
+    assert max(map(len, (head, training, scoring))) <= 80
+    assert summary.startswith("0 of 8 cells finished; about 0:0")
+    shown.event({"event": "end", "cell": first, "state": "finished"})
+    shown.event({"event": "end", "cell": other, "state": "failed", "error": "step 3: the gradient is NaN"})
+    shown.close()
+    assert "DPO β 1, seed 0: finished after 0:00, loss 0.5000" in said.getvalue()
+    assert "failed: step 3: the gradient is NaN" in said.getvalue()
+    done = tuple(cell.model_copy(update={"state": "finished"}) for cell in record.cells)
+    shown.cells(record.model_copy(update={"cells": done}))
+    assert shown._summary() == "8 of 8 cells finished; writing findings and page"
+    shown.close()
+
+
+def test_references_that_end_alike_keep_their_whole_names() -> None:
+    given = [
+        "self",
+        "model:a/strong",
+        "model:runs/first/model",
+        "model:x/ref",
+        "model:y/ref",
+        "artifact:x/ref",
+    ]
+    assert list(short_references(given).values()) == [
+        "self", "model:strong", "model:first", "model:x/ref", "model:y/ref", "artifact:ref"
+    ]  # fmt: skip
