@@ -86,6 +86,23 @@ def test_numbers_are_the_models_own(place: Path) -> None:
     assert other.kl_model_reference.estimate > 0 < other.kl_reference_model.estimate
 
 
+def test_a_reference_of_another_tokenizer_has_scores_of_texts_and_no_kl(place: Path, tmp_path: Path) -> None:
+    tiny_model("llama", vocab_size=300, seed=7).save_pretrained(tmp_path / "foreign")
+    tiny_tokenizer(300, chat=False).save_pretrained(tmp_path / "foreign")
+    found = api.compare_references(
+        place / "base", place / "rows.jsonl", [f"model:{tmp_path / 'foreign'}"], rows=4, prompts=2
+    )
+    (fact,) = found.references
+    assert fact.kl_model_reference is None and fact.kl_reference_model is None
+    assert any("its tokenizer is another (300 against 384 tokens)" in note for note in fact.notes)
+    assert any("times as many tokens as the model" in note for note in fact.notes)
+    own = [log_prob(place / "base", row["prompt"], row["chosen"]) for row in ROWS[:4]]
+    other = [log_prob(tmp_path / "foreign", row["prompt"], row["chosen"]) for row in ROWS[:4]]
+    assert fact.log_ratio_chosen is not None
+    assert fact.log_ratio_chosen.estimate == pytest.approx(np.subtract(own, other).mean(), abs=1e-4)
+    assert fact.log_ratio_chosen.low is not None and fact.length_slope is not None
+
+
 def test_an_artifact_of_other_rows_is_refused_and_of_some_counted(place: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:5]))

@@ -17,7 +17,7 @@ from tether.config.study import StudyConfig
 from tether.records.results import file_digest
 from tether.records.study import cell_folder, measures, read_study
 from tether.study.bench import Bench
-from tether.study.execute import run_study
+from tether.study.execute import StudyFolder, run_study
 from tether.study.executor import LocalWorkers
 from tether.study.worker import Orders
 
@@ -88,6 +88,23 @@ def test_a_worker_process_runs_the_cells_and_its_death_costs_one_try(
     again = [e["event"] for e in told.events].index("lost")
     assert next(e["step"] for e in told.events[again:] if e["event"] == "step") > 20
     assert measures(cell_folder(folder, record.cells[0].cell_id)) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
+def test_one_cell_runs_by_itself_as_another_executor_would_start_it(make_study: Make, tmp_path: Path) -> None:
+    config = make_study(beta=[0.1])
+    folder = StudyFolder(config)
+    with folder.locked():
+        record = folder.begin(None, set())
+    name = record.cells[0].cell_id
+    process = start([sys.executable, "-m", "tether.study.worker", str(folder.path), "--cell", name])
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    events = [json.loads(line) for line in printed.splitlines()]
+    assert [e["event"] for e in events if e["event"] in ("begin", "end")] == ["begin", "end"]
+    assert {e["cell"] for e in events} == {name} and events[-1]["state"] == "finished"
+    assert state(folder.path) == "finished" and measures(cell_folder(folder.path, name)) is not None
 
 
 def test_orders_end_with_their_input_and_stop_what_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
