@@ -209,11 +209,14 @@ def test_the_knob_is_told_with_this_studys_numbers(found: Findings) -> None:
 
 
 def test_without_a_judge_the_page_says_so_and_still_shows_what_was_measured(tmp_path: Path) -> None:
-    make_study(tmp_path, betas=(1.0, 0.1), shape=Shape(prompts=20))
-    page = Page(write_study_report(tmp_path).read_text(encoding="utf-8"))
-    assert page.find("h1")[0].text == "Needs a judge"
-    assert "there is no frontier" in page.text and "Token by token" in page.text
-    assert read_findings(tmp_path).recommended is None
+    made = make_study(tmp_path, betas=(1.0, 0.1), shape=Shape(prompts=20))
+    for world in ("sentiment", None):
+        write_json(tmp_path / "study.json", made.model_copy(update={"world": world}))
+        page = Page(write_study_report(tmp_path).read_text(encoding="utf-8"))
+        assert page.find("h1")[0].text == "Needs a judge"
+        # A world's true reward is drawn, whoever judges; without it there is nothing to draw.
+        assert ("there is no frontier" in page.text) == (world is None)
+        assert "Token by token" in page.text and read_findings(tmp_path).recommended is None
 
 
 def test_a_study_that_is_half_done_is_told_as_such(tmp_path: Path) -> None:
