@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification
 
 from tether.config.hub import model_folder, pinned
 from tether.errors import ModelError
 from tether.judging.judges import Opinion, Question, plain_text
-from tether.policies.load import check_folder, hash_files, weight_files
+from tether.policies.classifier import load_classifier
+from tether.policies.load import hash_files, weight_files
 from tether.records.rows import Content
 from tether.tokens.control import ControlTokens, markers_for
 from tether.tokens.load import load_tokenizer, stop_ids
@@ -30,8 +29,7 @@ class RewardJudge:
         self.name = f"reward:{path}"
         path = pinned(path, weights=True)
         folder = model_folder(path, weights=True)
-        check_folder(folder)
-        self._model = _load(folder, dtype).to(torch.device(device)).eval()
+        self._model = _load(folder, dtype).to(torch.device(device))
         self._device = device
         self._tokenizer: Any = load_tokenizer(path)
         self._control = ControlTokens(self._tokenizer, stop_ids(self._tokenizer, path))
@@ -88,20 +86,7 @@ def _opinion(first: float | str, second: float | str) -> Opinion:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:
-    loader: Any = AutoModelForSequenceClassification.from_pretrained
-    try:
-        model, report = loader(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ModelError(f"{folder}: cannot be loaded as a reward model: {reason}") from error
-    missing = sorted(report.get("missing_keys", ()))
+    model, missing = load_classifier(folder, dtype, called="reward model")
     if missing:
         raise ModelError(
             f"{folder}: no trained reward head ({missing[0]!r} is missing); "

@@ -173,6 +173,20 @@ def lines(
     return alt.LayerChart(layer=layers)
 
 
+def error_bars(rows: Rows, x: Axis, y: Axis, colour: alt.Color) -> list[alt.Chart]:
+    """Return bars from `low` to `high` and from `left` to `right`, for the rows that have them."""
+    up = [row for row in rows if row.get("low") is not None]
+    across = [row for row in rows if row.get("left") is not None]
+    return [
+        layer(up)
+        .mark_rule(strokeWidth=1.25)
+        .encode(x=x.x("x"), y=y.y("low"), y2=alt.Y2("high"), color=colour),
+        layer(across)
+        .mark_rule(strokeWidth=1.25)
+        .encode(x=x.x("left"), x2=alt.X2("right"), y=y.y("y"), color=colour),
+    ]
+
+
 def frontier(rows: Rows, x: Axis, y: Axis, colours: Mapping[str, str], *, path: bool) -> alt.LayerChart:
     """Return points (`x, y, series, label`) with error bars (`low, high`, `left, right`), joined by `order`.
 
@@ -187,15 +201,8 @@ def frontier(rows: Rows, x: Axis, y: Axis, colours: Mapping[str, str], *, path: 
             .mark_line(strokeWidth=1.5, opacity=0.55)
             .encode(x=x.x("x"), y=y.y("y"), color=colour, order=alt.Order("order:Q"))
         )
-    up = [row for row in rows if row.get("low") is not None]
-    across = [row for row in rows if row.get("left") is not None]
     layers += [
-        layer(up)
-        .mark_rule(strokeWidth=1.25)
-        .encode(x=x.x("x"), y=y.y("low"), y2=alt.Y2("high"), color=colour),
-        layer(across)
-        .mark_rule(strokeWidth=1.25)
-        .encode(x=x.x("left"), x2=alt.X2("right"), y=y.y("y"), color=colour),
+        *error_bars(rows, x, y, colour),
         layer(rows).mark_point(filled=True, size=44, opacity=1).encode(x=x.x("x"), y=y.y("y"), color=colour),
     ]
     middle = (min(row["x"] for row in rows) + max(row["x"] for row in rows)) / 2

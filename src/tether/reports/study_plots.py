@@ -5,7 +5,18 @@ from typing import Any
 
 import altair as alt
 
-from tether.reports.plots import GREY, INK, MUTED, RAMP, Axis, Rows, colour_scale, layer, level_rule
+from tether.reports.plots import (
+    GREY,
+    INK,
+    MUTED,
+    RAMP,
+    Axis,
+    Rows,
+    colour_scale,
+    error_bars,
+    layer,
+    level_rule,
+)
 
 
 def ramp(names: Sequence[str]) -> dict[str, str]:
@@ -46,15 +57,8 @@ def tradeoff(
             .mark_point(size=18, strokeWidth=1, opacity=0.75)
             .encode(x=x.x("x"), y=y.y("y"), color=colour)
         )
-    up = [row for row in points if row.get("low") is not None]
-    across = [row for row in points if row.get("left") is not None]
     layers += [
-        layer(up)
-        .mark_rule(strokeWidth=1.25)
-        .encode(x=x.x("x"), y=y.y("low"), y2=alt.Y2("high"), color=colour),
-        layer(across)
-        .mark_rule(strokeWidth=1.25)
-        .encode(x=x.x("left"), x2=alt.X2("right"), y=y.y("y"), color=colour),
+        *error_bars(points, x, y, colour),
         layer(points)
         .mark_point(filled=True, size=52, opacity=1)
         .encode(x=x.x("x"), y=y.y("y"), color=colour),

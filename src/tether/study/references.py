@@ -27,7 +27,7 @@ from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
 from tether.training.policy import pinned_config
 from tether.training.prepare import Split, prepare, read
-from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
+from tether.training.score import score_rows
 from tether.training.track import Silent, Watcher
 
 Model = tuple[Any, Any, frozenset[int]]
@@ -140,22 +140,8 @@ def _pairs(config: TrainConfig, limit: int) -> tuple[Split, int]:
 def _scored(
     path: str, config: TrainConfig, split: Split, *, without_prompt: bool = False
 ) -> tuple[Model, Margins]:
-    engine, groups, loaded, tokenizer, stops = open_scorer(
-        path, config, split.rows, without_prompt=without_prompt
-    )
-    name = identity(
-        "model",
-        weights=loaded.weights,
-        adapter=loaded.adapter,
-        tokenizer=tokenizer,
-        stops=stops,
-        config=config,
-        engine=engine,
-        without_prompt=without_prompt,
-    )
-    table = ReferenceTable(name, {})
-    fill_table(table, engine, groups, budget=config.max_tokens_per_microbatch or default_budget(
-        device_of(config.device)))  # fmt: skip
+    scorer, table = score_rows(path, config, split.rows, without_prompt=without_prompt)
+    _, _, loaded, tokenizer, stops = scorer
     return (loaded.model, tokenizer, stops), _margins(table, split)
 
 

@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tether.config.generate import GenerateConfig
 from tether.config.task import TaskConfig
 from tether.config.train import TrainConfig
 from tether.generation.completions import Row
 from tether.generation.sample import Progress, generate
-from tether.policies.reference import ReferenceTable
 from tether.records.protocols import Evaluator
 from tether.records.results import read_lines, write_lines
 from tether.records.rows import Completion, Origin, Preference
-from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
+from tether.training.score import score_rows
 
 Answers = dict[str, Row]
 """The answer to each prompt, by its id."""
@@ -114,18 +111,5 @@ def _said(row: Row) -> tuple[dict[str, Any], ...]:
 
 def _scored(model: str, rows: list[Preference]) -> list[float]:
     options = TrainConfig(model_name_or_path=model, dataset_name="(answers)", output_dir="(none)")
-    engine, groups, loaded, tokenizer, stops = open_scorer(model, options, rows)
-    name = identity(
-        "model",
-        weights=loaded.weights,
-        adapter=loaded.adapter,
-        tokenizer=tokenizer,
-        stops=stops,
-        config=options,
-        engine=engine,
-        without_prompt=False,
-    )
-    table = ReferenceTable(name, {})
-    with torch.no_grad():
-        fill_table(table, engine, groups, budget=default_budget(device_of(options.device)))
+    (_, groups, *_), table = score_rows(model, options, rows)
     return [table.scores[group.completions[0].key].total for group in groups]

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification
 
 from tether.errors import ModelError, UsageError
-from tether.policies.load import check_folder, hash_files, weight_files
+from tether.policies.classifier import load_classifier
+from tether.policies.load import hash_files, weight_files
 from tether.records.rows import Content
 from tether.tokens.load import load_tokenizer
 
@@ -24,11 +23,10 @@ class ClassifierReward:
 
     def __init__(self, folder: str, label: str, device: str = "cpu") -> None:
         path = Path(folder)
-        check_folder(path)
         self.name = "reward"
-        self.identity = f"classifier:{hash_files(weight_files(path))}#{label}"
         self._device = torch.device(device)
-        self._model = _load(path).to(self._device).eval()
+        self._model = _load(path).to(self._device)
+        self.identity = f"classifier:{hash_files(weight_files(path))}#{label}"
         self._tokenizer: Any = load_tokenizer(folder)
         labels: dict[str, int] = {str(k): int(v) for k, v in self._model.config.label2id.items()}
         if label not in labels:
@@ -76,20 +74,7 @@ def _plain(prompt: Content) -> str:
 
 
 def _load(folder: Path) -> Any:
-    loader: Any = AutoModelForSequenceClassification.from_pretrained
-    try:
-        model, report = loader(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ModelError(f"{folder}: cannot be loaded as a classifier: {reason}") from error
-    missing = sorted(report.get("missing_keys", ()))
+    model, missing = load_classifier(folder, torch.float32, called="classifier")
     if missing or model.config.num_labels < 2:
         raise ModelError(f"{folder}: no trained classifier of two or more labels")
     return model

@@ -193,3 +193,26 @@ def layout_for(model: Any, requested: str, groups: Sequence[EncodedGroup]) -> La
     """
     ordered = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
     return choose_layout(model, requested, collate([*ordered[:2], *ordered[2:][-1:]]))
+
+
+def score_rows(
+    path: str, config: TrainConfig, rows: Sequence[Preference], *, without_prompt: bool = False
+) -> tuple[Scorer, ReferenceTable]:
+    """Return a model ready to score (see `open_scorer`) and what it gives these rows."""
+    scorer = engine, groups, loaded, tokenizer, stops = open_scorer(
+        path, config, rows, without_prompt=without_prompt
+    )
+    name = identity(
+        "model",
+        weights=loaded.weights,
+        adapter=loaded.adapter,
+        tokenizer=tokenizer,
+        stops=stops,
+        config=config,
+        engine=engine,
+        without_prompt=without_prompt,
+    )
+    table = ReferenceTable(name, {})
+    budget = config.max_tokens_per_microbatch or default_budget(device_of(config.device))
+    fill_table(table, engine, groups, budget=budget)
+    return scorer, table
