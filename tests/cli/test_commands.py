@@ -138,7 +138,7 @@ def test_wrong_words_are_usage_errors(words: list[str], named: str, call: Call) 
         ("--label-smoothing", "0.5", "below 0.5"),
         ("--loss-type", "sigmoyd", "sigmoid"),
         ("--reference", "nobody", "model:PATH"),
-        ("--eval-strategy", "steps", "eval_steps"),
+        ("--eval-steps", "0", "eval_steps"),
         ("--load-best-model-at-end", "", "eval_dataset_name"),
     ],
 )

@@ -392,6 +392,7 @@ def test_config_convert_writes_our_yaml_and_lists_the_rest(
     assert end.value.code == 0
     out, err = capsys.readouterr()
     assert not out and "no counterpart:" in err and "deepspeed: zero3.json" in err
+    assert max(map(len, err.splitlines())) <= 80
     text = ours.read_text()
     assert "# no counterpart: deepspeed" in text
     assert resolved(yaml.safe_load(text)).beta == 0.2

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import App, Parameter
 
-from tether.cli.output import console, print_json
+from tether.cli.output import console, print_json, wrapped
 from tether.config.aliases import TRAIN_ALIASES
 from tether.config.foreign import Translated
 from tether.config.parse import build, read_yaml
@@ -102,6 +102,6 @@ def _print(made: Translated, missing: str | None) -> None:
         if lines:
             said.print(f"{title}:")
         for line in lines:
-            said.print(f"  {line}")
+            said.print(wrapped(line, "  "), soft_wrap=True)
     if missing:
-        said.print(f"to be mended before it runs: {missing}")
+        said.print(wrapped(f"to be mended before it runs: {missing}"), soft_wrap=True)

@@ -41,6 +41,18 @@ def print_note(text: str) -> None:
         sys.stderr.write(line + "\n")
 
 
+def wrapped(text: str, indent: str = "") -> str:
+    """Return one thing told as lines of a terminal: those after the first stand further in."""
+    return textwrap.fill(
+        text,
+        80,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tether.cli.options import help_lines, with_options
-from tether.cli.output import console, print_json, print_table, with_error
+from tether.cli.output import console, print_json, print_table, with_error, wrapped
 from tether.config.aliases import TRAIN_ALIASES
 from tether.config.foreign import Translated
 from tether.config.launch import first_process, first_speaks
@@ -46,7 +46,7 @@ def train(
         )
     if not (quiet or json) and first_process():
         for line in (*theirs.renamed, *theirs.ignored):
-            console(stderr=True).print(f"{theirs.tool}: {line}")
+            console(stderr=True).print(wrapped(f"{theirs.tool}: {line}"), soft_wrap=True)
     # Heavy imports wait until the options are known to be good.
     from tether import api
     from tether.cli.progress import Terminal
