@@ -42,10 +42,6 @@ class Table:
                 found.setdefault(row["beta"], {})[row["seed"]] = row
         return found
 
-    def best(self, arm: Mapping[Any, Mapping[int, Row]]) -> Any:
-        """Return the beta of the highest mean reward."""
-        return max(arm, key=lambda beta: mean(row["reward"] for row in arm[beta].values()))
-
 
 def mean(values: Iterable[float]) -> float:
     """Return the arithmetic mean."""
@@ -75,14 +71,19 @@ def above(rows: Mapping[int, Row], level: float, name: str) -> list[float]:
     return [rows[seed][name] - level for seed in sorted(rows)]
 
 
+def best(arm: Mapping[Any, Mapping[int, Row]]) -> Any:
+    """Return the beta of the highest mean reward."""
+    return max(arm, key=lambda beta: mean(row["reward"] for row in arm[beta].values()))
+
+
 def inverted_u(table: Table) -> Found:
     """Both ends of the grid are worse than the best beta, which lies inside."""
     arm = table.arm("tight")
-    best, low, high = table.best(arm), min(arm), max(arm)
-    words = f"best beta {best:g}, ends {low:g} and {high:g}"
-    if best in (low, high):
-        return Found("contradicted", seeds=len(arm[best]), words=words)
-    ends = [judged(paired(arm[best], arm[end]), words) for end in (low, high)]
+    peak, low, high = best(arm), min(arm), max(arm)
+    words = f"best beta {peak:g}, ends {low:g} and {high:g}"
+    if peak in (low, high):
+        return Found("contradicted", seeds=len(arm[peak]), words=words)
+    ends = [judged(paired(arm[peak], arm[end]), words) for end in (low, high)]
     return min(ends, key=lambda found: found.estimate or 0.0)
 
 
@@ -105,10 +106,11 @@ def margin_copying(table: Table) -> Found:
     return judged(parts, f"shuffled labels give {share:.0%} of the gain at beta {beta:g}")
 
 
-def _beats(table: Table, first: tuple[str, dict[str, Any]], second: tuple[str, dict[str, Any]]) -> Found:
-    one, two = (table.arm(study, **factors) for study, factors in (first, second))
-    a, b = table.best(one), table.best(two)
-    return judged(paired(one[a], two[b]), f"best beta {a:g} and {b:g}")
+def _beats(first: Mapping[Any, Mapping[int, Row]], second: Mapping[Any, Mapping[int, Row]]) -> Found:
+    """Compare two arms of the same betas, each at its own best."""
+    betas = first.keys() & second.keys()
+    a, b = (best({beta: arm[beta] for beta in betas}) for arm in (first, second))
+    return judged(paired(first[a], second[b]), f"best beta {a:g} and {b:g}")
 
 
 def _without(table: Table) -> Found:
@@ -123,16 +125,11 @@ CLAIMS: dict[str, Callable[[Table], Found]] = {
     "displacement": lambda t: judged([-v for v in above(_ends(t)[0], 0.0, "chosen_log_ratio")], "nats lost"),
     "collapse": lambda t: judged([-v for v in above(_ends(t)[0], t.start()["fluent"], "fluent")]),
     "reference-helps": lambda t: _beats(
-        t,
-        ("needed", {"loss_type": "sigmoid", "reference": "self"}),
-        ("needed", {"loss_type": "sigmoid", "reference": "none"}),
+        t.arm("needed", loss_type="sigmoid", reference="self"),
+        t.arm("needed", loss_type="sigmoid", reference="none"),
     ),
     "length-blow-up": _without,
-    "similar-helps": lambda t: _beats(
-        t, ("which", {"reference": "similar"}), ("which", {"reference": "self"})
-    ),
-    "dissimilar-hurts": lambda t: _beats(
-        t, ("which", {"reference": "self"}), ("which", {"reference": "dissimilar"})
-    ),
+    "similar-helps": lambda t: _beats(t.arm("which", reference="similar"), t.arm("tight")),
+    "dissimilar-hurts": lambda t: _beats(t.arm("tight"), t.arm("which", reference="dissimilar")),
     "margin-copying": margin_copying,
 }

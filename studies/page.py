@@ -10,14 +10,14 @@ from studies.regrets import choosing, prose
 from tether.records.results import read_lines, write_text
 
 
-def write_page(path: Path, plans: Sequence[Mapping[str, Any]], out: Path, *, quick: bool) -> None:
+def write_page(path: Path, plans: Sequence[Mapping[str, Any]], out: Path, *, command: str) -> None:
     """Write the page, and its pictures into a folder of its name beside it."""
-    write_text(path, page(plans, out, path.with_suffix(""), quick=quick))
+    write_text(path, page(plans, out, path.with_suffix(""), command=command))
 
 
-def page(plans: Sequence[Mapping[str, Any]], out: Path, pictures: Path, *, quick: bool) -> str:
+def page(plans: Sequence[Mapping[str, Any]], out: Path, pictures: Path, *, command: str) -> str:
     """Return the page's text; pictures of worlds that were run are written."""
-    parts = [prose("preface").format(command="make worlds-quick" if quick else "make worlds")]
+    parts = [prose("preface").format(command=command)]
     there: dict[str, Table] = {}
     for plan in plans:
         found = {name: read_table(out / name, plan["studies"]) for name in plan["worlds"]}

@@ -22,15 +22,19 @@ from tether.worlds import WORLDS, Enumerable
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def read_plan(path: Path, *, quick: bool) -> dict[str, Any]:
-    """Read a plan; `quick` puts its smaller grids in."""
+def read_plan(path: Path, *, quick: bool, every_world: bool = False) -> dict[str, Any]:
+    """Read a plan; `quick` puts its smaller grids in, in fewer worlds unless `every_world`."""
     plan: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     smaller = plan.pop("quick")
-    if quick:
-        plan["seeds"] = smaller["seeds"]
-        plan["worlds"] = smaller.get("worlds", plan["worlds"])
-        plan["studies"] = {k: {**v, **smaller["studies"].get(k, {})} for k, v in plan["studies"].items()}
-    return plan
+    if not quick:
+        return plan
+    kept = {k: v for k, v in plan["studies"].items() if k not in smaller.get("skipped", ())}
+    return {
+        **plan,
+        "seeds": smaller["seeds"],
+        "worlds": plan["worlds"] if every_world else smaller["worlds"],
+        "studies": {name: {**grid, **smaller["studies"].get(name, {})} for name, grid in kept.items()},
+    }
 
 
 def run_world(plan: Mapping[str, Any], name: str, place: Path) -> None:

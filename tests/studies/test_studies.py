@@ -43,7 +43,9 @@ def rows(study: str, reward: dict[float, list[float]], **more: Any) -> list[dict
 def test_every_plan_is_a_study_and_every_claim_has_a_judgement(path: Path, quick: bool) -> None:
     plan = read_plan(path, quick=quick)
     assert {claim["id"] for claim in plan["claims"]} <= set(CLAIMS)
-    assert len(plan["seeds"]) == (len(plan["seeds"]) if quick else 5)
+    assert quick or len(plan["seeds"]) == 5
+    whole = read_plan(path, quick=quick, every_world=True)
+    assert len(whole["worlds"]) == 3 and set(plan["worlds"]) <= set(whole["worlds"])
     for grid in plan["studies"].values():
         given = {k: v for k, v in grid.items() if k != "labels"}
         given["reference"] = [r if r in ("self", "none", "prior") else f"model:{r}"
@@ -80,6 +82,14 @@ def test_intervals_are_t_intervals_over_seeds() -> None:
 def test_what_was_not_run_is_said() -> None:
     table = Table(tuple(rows("tight", {1: [0.1, 0.2], 0.1: [0.9, 1.0]})))
     assert _told("similar-helps", table) == "not run"
+
+
+def test_references_are_compared_with_self_at_the_same_betas() -> None:
+    own = rows("tight", {3: [0.1, 0.2], 0.1: [0.5, 0.6], 0.03: [2.0, 2.1]})
+    other = rows("which", {3: [0.8, 1.0], 0.1: [0.3, 0.4]}, reference="similar")
+    found = CLAIMS["similar-helps"](Table((*own, *other[1:])))
+    # 0.03 was not run with the other reference: 3 and 0.1 are compared, (0.3 + 0.4) / 2.
+    assert found.estimate == pytest.approx(0.35) and found.words == "best beta 3 and 0.1"
 
 
 def line(choice: float | None, looking: float, *, seed: int = 0, study: str = "tight") -> dict[str, Any]:
@@ -162,7 +172,7 @@ def test_the_page_says_what_each_rule_gave_away_and_draws_each_world(tmp_path: P
     write_lines(place / "choices.jsonl", [line(0.1, 0.1), line(1, 0.1, seed=1)])
     write_lines(place / "shared" / "optimum.jsonl", [{"beta": 1.0, "kl": 0.5, "reward": 1.2}])
     plan = read_plan(ROOT / "studies" / "enumerable.yaml", quick=True)
-    text = page([plan], tmp_path / "out", tmp_path / "results", quick=True)
+    text = page([plan], tmp_path / "out", tmp_path / "results", command="make worlds-quick")
     assert "| judged | 28% (0.1, 1); 0% |" in text  # (0 + 5/9) / 2
     assert "| enumerable-1 | 12 | tight 12 (6 cells) |" in text
     for kind in ("beta", "frontier"):

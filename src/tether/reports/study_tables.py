@@ -183,7 +183,7 @@ def rules_table(findings: Findings) -> Table | None:
 def scorers_table(findings: Findings) -> Table | None:
     """Return what cross-fitting would have chosen with each scorer."""
     rows = tuple(
-        (number(s.beta, 3), s.choice or "none", _regret(s.regret))
+        (f"{s.beta:g}", s.choice or "none", _regret(s.regret))
         for r in findings.rules
         for s in r.sensitivity
     )
