@@ -183,9 +183,7 @@ def rules_table(findings: Findings) -> Table | None:
 def scorers_table(findings: Findings) -> Table | None:
     """Return what cross-fitting would have chosen with each scorer."""
     rows = tuple(
-        (f"{s.beta:g}", s.choice or "none", _regret(s.regret))
-        for r in findings.rules
-        for s in r.sensitivity
+        (f"{s.beta:g}", s.choice or "none", _regret(s.regret)) for r in findings.rules for s in r.sensitivity
     )
     return Table(("scorer's β", "choice", "regret"), rows, frozenset({0, 2})) if rows else None
 
