@@ -47,6 +47,9 @@ def test_a_printed_config_can_be_given_back(call: Call, tmp_path: Path) -> None:
     words = ("task", "run", "dialogue", "--full", path, "--output-dir", tmp_path / "o", "--plan", "--json")
     stages = json.loads(call(*words)[1])["stages"]
     assert [stage["stage"] for stage in stages][:3] == ["data", "preferred-ft", "dpo-beta-0.1"]
+    assert stages[-1]["does"].endswith("by a judge still to be named (--judge)")
+    with_judge = json.loads(call(*words, "--judge", "length")[1])["stages"]
+    assert with_judge[-1]["does"].endswith("by length")
     assert not (tmp_path / "o").exists()
 
 

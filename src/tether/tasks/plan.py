@@ -29,7 +29,8 @@ def plan_task(config: TaskConfig, out: Path) -> list[dict[str, Any]]:
         _stage("answers", f"{completions:,} completions of at most {config.max_new_tokens} tokens", last)
     )
     judged = config.prompts * len(policies) * temperatures
-    judge = config.judge or "the task's own reward"
+    known = config.world is not None or config.reward is not None
+    judge = config.judge or ("the task's own reward" if known else "a judge still to be named (--judge)")
     stages.append(_stage("verdicts", f"{judged:,} pairs in both orders by {judge}", out / "task.json"))
     return stages
 
