@@ -43,14 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add(separate, cost(tether(*run, "--measure-prompts", "0", "--split-seed", "0"), options))
     study = {"cpu": 0.0, "wall": 0.0}
     words = [
-        "study",
-        *common,
-        "--beta",
-        ",".join(map(str, betas)),
-        "--output-dir",
-        str(options.out / "study"),
-    ]
-    add(study, cost(tether(*words, "--measured-prompts", "1", "--workers", "1"), options))
+        "study", *common, "--beta", ",".join(map(str, betas)), "--output-dir", str(options.out / "study"),
+        "--measured-prompts", "1", "--workers", "1", "--threads", str(options.threads),
+    ]  # fmt: skip
+    add(study, cost(tether(*words), options))
     print(table(options, start, separate, study))
     return 0
 
