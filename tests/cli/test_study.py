@@ -111,7 +111,7 @@ def test_the_live_table_names_cells_by_what_varies_and_fits_80_columns(
     assert head.split() == ["cell", "step", "loss", "margin", "left"]
     assert training.startswith("DPO β 1, seed 0") and "50/100" in training and "0.5000" in training
     assert "0.250" in training and training.rstrip().endswith("0:00")
-    assert scoring.startswith("DPO, reference model:strong") and "scored 512 of 1200" in scoring
+    assert scoring.startswith("DPO, reference strong") and "scored 512 of 1200" in scoring
     assert max(map(len, (head, training, scoring))) <= 80
     assert summary.startswith("0 of 8 cells finished; about 0:0")
     shown.event({"event": "end", "cell": first, "state": "finished"})
@@ -135,5 +135,5 @@ def test_references_that_end_alike_keep_their_whole_names() -> None:
         "artifact:x/ref",
     ]
     assert list(short_references(given).values()) == [
-        "self", "model:strong", "model:first", "model:x/ref", "model:y/ref", "artifact:ref"
+        "self", "strong", "first", "model:x/ref", "model:y/ref", "artifact:x/ref"
     ]  # fmt: skip

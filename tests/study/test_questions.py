@@ -83,7 +83,7 @@ def test_three_questions_share_the_chance_of_a_false_alarm(tmp_path: Path) -> No
     assert [c.second for c in found.comparisons] == ["without a reference", "posterior", "likelihood"]
     assert [c.first for c in found.references] == ["any other reference", "prior", "model:strong"]
     assert {t.arm for t in found.tight} == {
-        "DPO", "posterior", "likelihood", "DPO, reference model:strong"
+        "DPO", "posterior", "likelihood", "DPO, reference strong"
     }  # fmt: skip
     assert found.tight[0].arm == "DPO"
 

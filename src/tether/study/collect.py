@@ -171,9 +171,9 @@ def short_references(references: Iterable[str]) -> dict[str, str]:
 
 
 def _last_part(reference: str) -> str:
-    kind, colon, path = reference.partition(":")
+    kind, _, path = reference.partition(":")
     # A run's model stands in RUN/model: the run's name says more.
-    return kind + colon + (Path(path).parent.name if Path(path).name == "model" else Path(path).name)
+    return (Path(path).parent.name if Path(path).name == "model" else Path(path).name) or kind
 
 
 def namer(factors: Sequence[Factors]) -> Callable[[Factors], Setting]:

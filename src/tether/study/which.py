@@ -75,7 +75,8 @@ def _held(setting: Setting) -> str:
     """Say what a setting is held to, and how tightly."""
     words = {"self": "the start model", "prior": "the prior (RefDPO's likelihood)"}
     strength = setting.name.removeprefix(setting.arm).strip()
-    held = words.get(setting.reference, setting.arm.rpartition(", reference ")[2].partition(", ")[0])
+    short = setting.arm.rpartition(", reference ")[2].partition(", ")[0]
+    held = words.get(setting.reference, f"the model {short.removeprefix('model:')}")
     return f"{held} at {strength}" if strength else held
 
 
