@@ -17,13 +17,13 @@ def write_pictures(folder: Path, name: str, table: Table) -> list[tuple[str, str
         return []
     folder.mkdir(parents=True, exist_ok=True)
     found: list[tuple[str, str]] = []
-    for kind, chart, told in (
-        ("beta", _over_beta(table), "true reward by beta, mean over seeds; the rule is the start model"),
-        ("frontier", _frontier(table), "true reward against KL from the start model; rings are single seeds"),
+    for kind, chart, title, told in (
+        ("beta", _over_beta(table), "reward by beta", "mean over seeds; dashed: the start model"),
+        ("frontier", _frontier(table), "reward against KL", "rings are single seeds"),
     ):
-        svg, _ = plots.files(chart, f"{name}: {told}")
+        svg, _ = plots.files(chart, f"{name}: true {title}")
         write_text(folder / f"{name}-{kind}.svg", svg)
-        found.append((f"{name}-{kind}.svg", told))
+        found.append((f"{name}-{kind}.svg", f"true {title}; {told}"))
     return found
 
 
