@@ -90,6 +90,16 @@ def test_without_network_and_cache_it_says_what_to_do(hub: HubCache) -> None:
     assert folder_at_hand("owner/model") is None
 
 
+def test_a_network_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot(repo: str, **options: Any) -> str:
+        raise TimeoutError("timed out.\nand more")
+
+    monkeypatch.setattr("tether.config.hub.snapshot_download", snapshot)
+    monkeypatch.setattr("tether.config.hub.is_offline_mode", lambda: False)
+    with pytest.raises(ModelError, match=r"cannot be reached \(timed out\); .*: hf download owner/model$"):
+        model_folder("owner/model")
+
+
 def test_pickled_weights_are_neither_asked_for_nor_read(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +132,7 @@ def test_pickled_weights_are_neither_asked_for_nor_read(
         (GatedRepoError, "accept its terms at https://huggingface.co/owner/model"),
         (RevisionNotFoundError, "no revision 'v1' of this model"),
         (RepositoryNotFoundError, "no model of the hub"),
-        (TimeoutError, "cannot be reached"),
+        (TimeoutError, "HF_HUB_OFFLINE is set"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line(

@@ -8,7 +8,7 @@ there. Names of folders pass unchanged: they come first. Pickled weights are nev
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from tether.config.sources import ModelName, model_name
@@ -125,7 +125,8 @@ def _why(found: ModelName, error: Exception) -> str:
         return "no folder here, and no model of the hub (or a private one: hf auth login)"
     reason = (str(error).strip().splitlines() or [""])[0][:160] or type(error).__name__
     revision = f" --revision {found.revision}" if found.revision else ""
-    return (
-        f"no folder here, and the hub cannot be reached ({reason.rstrip('.')}); where there is a network "
-        f"run: hf download {found.name}{revision}"
-    )
+    where = f"and the hub cannot be reached ({reason.rstrip('.')})"
+    if is_offline_mode():
+        where = "not (all of it) in the hub's cache, and HF_HUB_OFFLINE is set"
+    fetch = f"hf download {found.name}{revision}"
+    return f"no folder here, {where}; where there is a network run: {fetch}"
