@@ -53,7 +53,8 @@ def judged(differences: Sequence[float], words: str = "") -> Found:
     """Say whether a difference is above 0: a t interval over seeds (95 %)."""
     n, middle = len(differences), mean(differences)
     if n < 2:
-        return Found("not distinguishable", middle, None, None, n, words + " one seed has no interval")
+        told = "; ".join(part for part in (words, "one seed has no interval") if part)
+        return Found("not distinguishable", middle, None, None, n, told)
     se = math.sqrt(sum((d - middle) ** 2 for d in differences) / (n - 1) / n)
     half = float(stats.t.ppf(0.975, n - 1)) * se
     low, high = middle - half, middle + half
