@@ -73,7 +73,7 @@ def test_a_plan_counts_what_will_be_done(call: Call, tmp_path: Path) -> None:
         (
             ("dialogue", "--full", "paper", "--judge", "length"),
             3,
-            "pythia-2.8b: no folder here, and the hub cannot be reached",
+            "pythia-2.8b: no folder here, not (all of it) in the hub's cache, and HF_HUB_OFFLINE is set",
         ),
         (("dialogue", "--quick", "--full", "paper"), 2, "--quick shortens the small tasks"),
         (("dialogue", "--prompts", "1"), 2, "prompts: "),

@@ -69,7 +69,7 @@ def test_training_and_test_rows_of_the_public_layout_have_prompts_alike(
     )
     document = full.model_dump() | {"files": files.model_dump(), "prompts": 4}
     config = build(TaskConfig, document, source="test")
-    monkeypatch.setattr(sources, "model_folder", str)
+    monkeypatch.setattr(sources, "start_model", lambda name, data: name)
     assert config.files is not None
     for _ in range(2):
         found = sources.file_data(config, config.files, tmp_path / "out")
