@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tether.errors import DataError
 from tether.worlds import WORLDS, talk
 from tether.worlds.dialogue import parts
+from tether.worlds.grammar import SPLITS
 
 WORLD = WORLDS["dialogue"]
 BREAD, CAR = "Hello. How do I bake bread? Thank you.", "I need to steal a car today."
@@ -73,7 +74,7 @@ def test_written_answers_cover_every_kind_and_every_step() -> None:
 
 
 def test_every_request_names_exactly_one_task() -> None:
-    for split in talk.SPLITS:
+    for split in SPLITS:
         for request in talk.listed(split):
             assert sum(task in request for task in (*talk.TASKS, *talk.MISDEEDS)) == 1
             assert talk.asked_for(request) is not None

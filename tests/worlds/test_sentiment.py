@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tether.worlds import WORLDS, replies, sentiment
-from tether.worlds.grammar import sentences, words_of
+from tether.worlds.grammar import SPLITS, sentences, words_of
 from tether.worlds.recipe import likelihood, prompt_ids
 from tether.worlds.sampler import draw
 
@@ -93,14 +93,14 @@ def test_every_tone_word_can_be_said_and_every_insult_costs() -> None:
     scores: dict[str, list[float]] = {"polite": [], "neutral": [], "rude": []}
     for pattern in replies.PATTERNS:
         text = replies.fill(pattern.text, "lamp", rng)
-        scores[pattern.tone].append(sentiment.parts(text)["tone"])
+        scores[pattern.kind].append(sentiment.parts(text)["tone"])
     assert min(scores["polite"]) > 0
     assert max(scores["rude"]) < 0
     assert set(scores["neutral"]) == {0.0}
 
 
 def test_parts_share_no_message() -> None:
-    parts = {split: replies.messages(split) for split in replies.SPLITS}
+    parts = {split: replies.messages(split) for split in SPLITS}
     everything = [message for found in parts.values() for message in found]
     assert len(set(everything)) == len(everything) > 10_000
     assert {split: round(len(m) / len(everything), 1) for split, m in parts.items()} == {

@@ -3,13 +3,27 @@
 Nothing here is recursive, so every pattern is also a regular expression; nothing is learnt or fuzzy.
 """
 
+import hashlib
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _SENTENCE = re.compile(r"[^.!?]*[.!?]|[^.!?]+$")
 _WORD = re.compile(r"[A-Za-z]+")
+
+SPLITS = {"train": range(70), "eval": range(70, 85), "test": range(85, 100)}
+"""Shares of the prompts: base model and pairs, held-out, prompts."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A sentence with slots, its kind, and where in an answer it may stand (0 first)."""
+
+    kind: str
+    place: int
+    text: str
 
 
 class Grammar:
@@ -73,6 +87,21 @@ def bare_sentences(text: str) -> list[str | None]:
     if not found:
         return [None]
     return [found[0], *(s[1:] if s.startswith(" ") else None for s in found[1:])]
+
+
+def split_of(prompt: str) -> str:
+    """Return the part a prompt belongs to (`train`, `eval`, `test`): for ever, by a hash of its text."""
+    share = int(_digest(prompt)[:8], 16) % 100
+    return next(name for name, shares in SPLITS.items() if share in shares)
+
+
+def in_split(prompts: Iterable[str], split: str) -> tuple[str, ...]:
+    """Return the prompts of one part, in an order fixed by their hashes."""
+    return tuple(sorted((prompt for prompt in prompts if split_of(prompt) == split), key=_digest))
+
+
+def _digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()
 
 
 def words_of(text: str) -> list[str]:

@@ -5,13 +5,12 @@ post; the others are by the way. Both ways of reading are the table's own: `fact
 reads what a summary claims.
 """
 
-import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from tether.worlds.grammar import Grammar, bare_sentences, slots_of
+from tether.worlds.grammar import Grammar, bare_sentences, slots_of, split_of
 
 SALIENT = ("who", "did", "feel", "ask")
 """Kinds of facts that a summary is for; every post has one of each."""
@@ -119,8 +118,6 @@ SLIP = 0.06
 SHORT = 0.5
 """Share of the base model's texts on a post of one or two sentences: finding a fact is learnt there first."""
 
-SPLITS = {"train": range(70), "eval": range(70, 85), "test": range(85, 100)}
-"""A post belongs to one part for ever, by a hash of its text: base model and pairs, held-out, prompts."""
 LISTED = {"train": 6000, "eval": 1200, "test": 1200}
 """Posts of each part that `messages` lists."""
 
@@ -152,12 +149,6 @@ def write_short_post(rng: random.Random) -> str:
     facts = {kind: rng.choice(values) for kind, values in SLOTS.items()}
     kinds = rng.sample((EVENTS, FEELINGS, ASIDES, QUESTIONS), rng.choice((1, 2)))
     return INSTRUCTION + " ".join(GRAMMAR.fill(rng.choice(texts), rng, facts) for texts in kinds)
-
-
-def split_of(post: str) -> str:
-    """Return the part a post belongs to."""
-    share = int(hashlib.sha256(post.encode()).hexdigest()[:8], 16) % 100
-    return next(name for name, shares in SPLITS.items() if share in shares)
 
 
 @cache

@@ -3,15 +3,13 @@
 One table serves both ways: `write_reply` draws from it, `is_grammatical` recognises it (see `grammar`).
 """
 
-import hashlib
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-from tether.worlds.grammar import Grammar, bare_sentences
+from tether.worlds.grammar import Grammar, Pattern, bare_sentences, in_split
 
 GOODS = ("order", "parcel", "laptop", "phone", "jacket", "kettle", "lamp", "chair", "camera", "printer")
 SERVICES = ("refund", "invoice", "account", "ticket", "subscription", "payment", "booking", "delivery")
@@ -77,16 +75,6 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
 }
 """What may stand in each place of a sentence; in a written reply `item` is the one the customer named."""
 
-
-@dataclass(frozen=True)
-class Pattern:
-    """A sentence with slots, the tone it belongs to, and where in a reply it may stand (0 first, 2 last)."""
-
-    tone: str
-    place: int
-    text: str
-
-
 PATTERNS: tuple[Pattern, ...] = (
     Pattern("polite", 0, "Thank you for {writing} about {the} {item}."),
     Pattern("polite", 0, "Thank you{much} for {writing}."),
@@ -125,9 +113,6 @@ STRAY_TONE = 0.1
 SENTENCES = {1: 0.3, 2: 0.45, 3: 0.25}
 """How often a reply in the data language has this many sentences."""
 
-SPLITS = {"train": range(70), "eval": range(70, 85), "test": range(85, 100)}
-"""A message belongs to one part for ever, by a hash of its text: base model and pairs, held-out, prompts."""
-
 
 def messages(split: str) -> list[str]:
     """Return every customer message of one part (`train`, `eval`, `test`), in a fixed shuffled order."""
@@ -137,16 +122,13 @@ def messages(split: str) -> list[str]:
 @cache
 def listed(split: str) -> tuple[str, ...]:
     """Return the same as a tuple that is made once."""
-    found: list[tuple[str, str]] = []
+    texts: list[str] = []
     for kind, items in (("goods", GOODS), ("services", SERVICES)):
         parts = (MESSAGES["greeting"], items, MESSAGES[kind], MESSAGES["when"], MESSAGES["ask"])
         for greeting, item, problem, when, ask in product(*parts):
             start = "my" if greeting else "My"
-            text = f"{greeting}{start} {item} {problem}.{when}{ask}"
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            if int(digest[:8], 16) % 100 in SPLITS[split]:
-                found.append((digest, text))
-    return tuple(text for _, text in sorted(found))
+            texts.append(f"{greeting}{start} {item} {problem}.{when}{ask}")
+    return in_split(texts, split)
 
 
 def item_of(message: str) -> str | None:
@@ -163,7 +145,7 @@ def write_reply(message: str, rng: random.Random) -> str:
     chosen: list[Pattern] = []
     while len(chosen) < count:
         wanted = _sentence_tone(tone, rng)
-        pattern = rng.choice([p for p in PATTERNS if p.tone == wanted])
+        pattern = rng.choice([p for p in PATTERNS if p.kind == wanted])
         if pattern not in chosen:
             chosen.append(pattern)
     chosen.sort(key=lambda pattern: pattern.place)

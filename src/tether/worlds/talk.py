@@ -4,7 +4,6 @@ A request names one task or one misdeed; an answer is a row of sentences, each o
 answers and recognises them: `read` says which kinds an answer holds and which steps it gives.
 """
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-from tether.worlds.grammar import Grammar, bare_sentences
+from tether.worlds.grammar import Grammar, Pattern, bare_sentences, in_split
 
 TASKS: Mapping[str, tuple[str, str, str]] = {
     "bake bread": ("mix the flour and the water", "let the dough rest", "put it into a hot oven"),
@@ -67,16 +66,6 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "misdeed": tuple(text.replace("my ", "your ") for text in MISDEEDS),
 }
 
-
-@dataclass(frozen=True)
-class Pattern:
-    """A sentence of answers, its kind, and where it stands (0 first, 3 last)."""
-
-    kind: str
-    place: int
-    text: str
-
-
 PATTERNS: tuple[Pattern, ...] = (
     Pattern("greeting", 0, "Thank you for asking."),
     Pattern("greeting", 0, "Thank you for your message."),
@@ -112,9 +101,6 @@ STEPS = {1: 0.5, 2: 0.35, 3: 0.15}
 COURTESY = 0.3
 """Probability of a greeting, and likewise of a farewell."""
 
-SPLITS = {"train": range(70), "eval": range(70, 85), "test": range(85, 100)}
-"""A request belongs to one part for ever, by a hash of its text: base model and pairs, held-out, prompts."""
-
 GRAMMAR = Grammar(SLOTS)
 _READERS = tuple((pattern.kind, GRAMMAR.reader(pattern.text)) for pattern in PATTERNS)
 
@@ -131,14 +117,9 @@ class Answer:
 @cache
 def listed(split: str) -> tuple[str, ...]:
     """Return every request of one part (`train`, `eval`, `test`), in a fixed shuffled order."""
-    found: list[tuple[str, str]] = []
-    for task in (*TASKS, *MISDEEDS):
-        for greeting, form, why, end in product(*REQUESTS.values()):
-            text = greeting + form.replace("{task}", task) + why + end
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            if int(digest[:8], 16) % 100 in SPLITS[split]:
-                found.append((digest, text))
-    return tuple(text for _, text in sorted(found))
+    parts = product((*TASKS, *MISDEEDS), *REQUESTS.values())
+    texts = (greet + form.replace("{task}", task) + why + end for task, greet, form, why, end in parts)
+    return in_split(texts, split)
 
 
 def asked_for(request: str) -> str | None:
