@@ -37,16 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]  # fmt: skip
     betas = BETAS[: options.cells]
     start = min(cost([sys.executable, "-c", "import tether.study.worker"], options)["cpu"] for _ in range(2))
-    separate = {"cpu": 0.0, "wall": 0.0}
-    for beta in betas:
-        run = ["train", *common, "--beta", str(beta), "--output-dir", str(options.out / f"run-{beta:g}")]
-        add(separate, cost(tether(*run, "--measure-prompts", "0", "--split-seed", "0"), options))
-    study = {"cpu": 0.0, "wall": 0.0}
+    separate, study = {"cpu": 0.0, "wall": 0.0}, {"cpu": 0.0, "wall": 0.0}
+
+    def apart(some: Sequence[float]) -> None:
+        for beta in some:
+            run = ["train", *common, "--beta", str(beta), "--output-dir", str(options.out / f"run-{beta:g}")]
+            add(separate, cost(tether(*run, "--measure-prompts", "0", "--split-seed", "0"), options))
+
     words = [
         "study", *common, "--beta", ",".join(map(str, betas)), "--output-dir", str(options.out / "study"),
         "--measured-prompts", "1", "--workers", "1", "--threads", str(options.threads),
     ]  # fmt: skip
+    # The study in the middle: a machine that slows down or speeds up meanwhile meets both sides alike.
+    apart(betas[: len(betas) // 2])
     add(study, cost(tether(*words), options))
+    apart(betas[len(betas) // 2 :])
     print(table(options, start, separate, study))
     return 0
 
