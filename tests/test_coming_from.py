@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import gentle_model, save_model
 from tether.cli.main import main
 from tether.config.parse import read_yaml
 from tether.config.translate import TOOLS, tool_of, translate
@@ -33,11 +33,7 @@ def pieces() -> list[tuple[str, str]]:
 
 
 def make_files(folder: Path) -> None:
-    model = tiny_model("llama")
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
-    model.save_pretrained(folder / "base")
-    tiny_tokenizer().save_pretrained(folder / "base")
+    save_model(folder / "base", gentle_model(), chat=True)
 
     def said(role: str, text: str) -> list[dict[str, str]]:
         return [{"role": role, "content": text}]

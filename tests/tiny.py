@@ -5,6 +5,7 @@ log-prob sum by more than 1e-2 (the negative controls in tests/policies hold tha
 """
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,6 +82,22 @@ def tiny_model(family: str = "llama", *, vocab_size: int = 384, seed: int = 0, *
             if parameter.dim() >= 2:
                 parameter.mul_(8.0)
     return model.eval()
+
+
+def gentle_model(family: str = "llama", **options: Any) -> Any:
+    """Return a `tiny_model` with a quarter of its weights: what trains must not explode."""
+    model = tiny_model(family, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.25)
+    return model
+
+
+def save_model(folder: Path, model: Any, *, chat: bool = False, tokens: int | None = None) -> Path:
+    """Save a model and a tokenizer of as many tokens, or of `tokens`; return the folder."""
+    model.save_pretrained(folder)
+    tiny_tokenizer(tokens or model.config.vocab_size, chat=chat).save_pretrained(folder)
+    return folder
 
 
 FAMILY_OPTIONS: dict[str, dict[str, Any]] = {

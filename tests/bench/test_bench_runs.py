@@ -16,7 +16,7 @@ from bench.measure import Column, Disagreement, Result, agree
 from bench.ours import arguments
 from bench.stages import as_table, stages
 from bench.workloads import COLUMNS, CUDA, FULL, GROUPED, PATCHED, QUICK, SHIPPED, Workload
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether.cli.train import help_page
 
 OUTCOME = Outcome(
@@ -145,8 +145,7 @@ def test_workloads_have_names_of_their_own() -> None:
 
 def test_every_stage_of_an_update_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.stages.LEAST_SECONDS", 0.0)
-    tiny_model("llama").save_pretrained(tmp_path / "model")
-    tiny_tokenizer(chat=False).save_pretrained(tmp_path / "model")
+    save_model(tmp_path / "model", tiny_model("llama"))
     line = '{"prompt": "Human: how? Assistant:", "chosen": " Bake it hot.", "rejected": " No, I will not."}\n'
     (tmp_path / "rows.jsonl").write_text(line * 4)
     found = stages(tmp_path / "model", tmp_path / "rows.jsonl", pairs=4)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether.config.generate import GenerateConfig
 from tether.errors import DataError, RunFolderError
 from tether.generation.layouts import markdown_counts, turn_file
@@ -28,10 +28,7 @@ MT = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model"), tiny_model(), chat=True)
 
 
 def config(

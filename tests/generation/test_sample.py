@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether.cli.main import main
 from tether.config.generate import GenerateConfig
 from tether.errors import DataError, ModelError, RunFolderError, UsageError
@@ -40,8 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models with one tokenizer, one with another, an adapter of the first, and prompts."""
     root = tmp_path_factory.mktemp("models")
     for name, seed, vocabulary in (("a", 0, 384), ("b", 1, 384), ("other", 0, 300)):
-        tiny_model(seed=seed, vocab_size=vocabulary).save_pretrained(root / name)
-        tiny_tokenizer(vocabulary).save_pretrained(root / name)
+        save_model(root / name, tiny_model(seed=seed, vocab_size=vocabulary), chat=True)
     base = tiny_model()
     base.name_or_path = base.config._name_or_path = str(root / "a")
     adapter = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))

@@ -11,7 +11,7 @@ pytest.importorskip("fastapi", reason="transformers serve needs fastapi (make se
 pytest.importorskip("uvicorn", reason="transformers serve needs uvicorn (make serve installs it)")
 
 from tests.servers import transformers_serve
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether.config.generate import GenerateConfig
 from tether.generation.client import Server
 from tether.generation.engines import Sampling
@@ -25,9 +25,8 @@ pytestmark = pytest.mark.serve
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    folder = tmp_path_factory.mktemp("served")
-    tiny_model(max_position_embeddings=2048).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    model = tiny_model(max_position_embeddings=2048)
+    folder = save_model(tmp_path_factory.mktemp("served"), model, chat=True)
     with transformers_serve(folder) as url:
         yield url, folder
 

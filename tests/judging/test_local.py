@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
 from tether.errors import ModelError
 from tether.judging.judges import Question, judge_messages
 from tether.judging.local import LocalJudge
@@ -11,9 +11,7 @@ from tether.tokens.render import Renderer
 
 
 def _folder(path: Path, *, chat: bool = True, **overrides) -> Path:
-    tiny_model(max_position_embeddings=4096, **overrides).save_pretrained(path)
-    tiny_tokenizer(chat=chat).save_pretrained(path)
-    return path
+    return save_model(path, tiny_model(max_position_embeddings=4096, **overrides), chat=chat)
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -60,8 +58,7 @@ def test_control_tokens_in_an_answer_stay_text(tmp_path: Path) -> None:
 
 
 def test_a_question_longer_than_the_judge_reads_is_a_failure_not_a_guess(tmp_path: Path) -> None:
-    tiny_model(max_position_embeddings=64).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    save_model(tmp_path, tiny_model(max_position_embeddings=64), chat=True)
     (opinion,) = LocalJudge(str(tmp_path))([Question("q", "a", "b")])
     assert opinion.share is None
     assert opinion.error.startswith("longer than the 64 tokens the judge reads: ")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
 from tether.errors import ModelError
 from tether.judging.judges import Question
 from tether.judging.reward import RewardJudge
@@ -16,9 +16,7 @@ def _reward(path: Path, *, chat: bool = True, labels: int = 1, context: int = 25
         vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=context, num_labels=labels, pad_token_id=2,
     )  # fmt: skip
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
-    tiny_tokenizer(chat=chat).save_pretrained(path)
-    return path
+    return save_model(path, AutoModelForSequenceClassification.from_config(config), chat=chat)
 
 
 def test_the_score_is_the_models_own_on_the_whole_conversation(tmp_path: Path) -> None:
@@ -69,8 +67,7 @@ def test_what_is_too_long_is_a_failure_not_a_guess(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_trained_reward_head_is_refused(tmp_path: Path) -> None:
-    tiny_model().save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    save_model(tmp_path, tiny_model(), chat=True)
     with pytest.raises(ModelError, match="no trained reward head"):
         RewardJudge(str(tmp_path))
     with pytest.raises(ModelError, match="2 outputs"):

@@ -12,7 +12,7 @@ pytest.importorskip("openai", reason="the judge extra is not installed")
 
 from tests.judging.corpus import ATTACKS, Attack
 from tests.servers import Stub, asked, completion, serving
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
 from tether.judging import judges
 from tether.judging.alpaca import AlpacaJudge
 from tether.judging.client import Server
@@ -117,11 +117,8 @@ def test_a_judge_that_obeys_letters_gives_both_orders_the_same_letter(attack: At
 
 @pytest.fixture(scope="module")
 def obedient(tmp_path_factory: pytest.TempPathFactory) -> LocalJudge:
-    folder = tmp_path_factory.mktemp("obedient")
-    tiny_model(max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(folder)
-    judge = LocalJudge(str(folder))
+    model, tokenizer = tiny_model(max_position_embeddings=4096), tiny_tokenizer()
+    judge = LocalJudge(str(save_model(tmp_path_factory.mktemp("obedient"), model, chat=True)))
     own, config = judge._model, judge._model.config
     turn = tokenizer.convert_tokens_to_ids("<|assistant|>")
     letters = [tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "AB"]

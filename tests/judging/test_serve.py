@@ -11,7 +11,7 @@ pytest.importorskip("fastapi", reason="transformers serve needs fastapi (make se
 pytest.importorskip("uvicorn", reason="transformers serve needs uvicorn (make serve installs it)")
 
 from tests.servers import transformers_serve
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
 from tether.judging.client import Server
 from tether.judging.judges import Question
 from tether.judging.server import ServerJudge
@@ -24,9 +24,7 @@ def _always(letter: str, path: Path) -> Path:
     model, tokenizer = tiny_model("phi", max_position_embeddings=4096), tiny_tokenizer()
     with torch.no_grad():
         model.lm_head.bias[tokenizer.encode(letter, add_special_tokens=False)[0]] = 1e4
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return save_model(path, model, chat=True)
 
 
 @pytest.fixture(scope="module")

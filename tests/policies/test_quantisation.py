@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from tests.tiny import tiny_batch, tiny_model
+from tests.tiny import gentle_model, tiny_batch, tiny_model
 from tether.config.train import TrainConfig
 from tether.errors import ModelError, UsageError
 from tether.policies import quantisation as module
@@ -134,9 +134,7 @@ def test_a_folder_that_is_quantised_already_is_not_quantised_again(tmp_path: Pat
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     pytest.importorskip("bitsandbytes", reason="the extra 'quant' is not installed")
-    model = tiny_model("llama", hidden_size=64, intermediate_size=128)
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
+    model = gentle_model("llama", hidden_size=64, intermediate_size=128)
     model.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import gentle_model, save_model
 
 WORDS = ["bread", "fox", "jam", "help", "order", "today", "rude", "kind", "rows", "fine"]
 
@@ -30,24 +30,14 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def save_model(folder: Path, seed: int = 0) -> Path:
-    model = tiny_model("llama", seed=seed)
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
-    model.save_pretrained(folder)
-    tiny_tokenizer(chat=False).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    return save_model(tmp_path / "base")
+    return save_model(tmp_path / "base", gentle_model())
 
 
 @pytest.fixture
 def classifier_folder(tmp_path: Path) -> Path:
     """A random classifier of two labels, with weights large enough that texts differ."""
-    folder = tmp_path / "classifier"
     torch.manual_seed(3)
     config = LlamaConfig(
         vocab_size=384,
@@ -67,6 +57,4 @@ def classifier_folder(tmp_path: Path) -> Path:
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.mul_(8.0)
-    model.save_pretrained(folder)
-    tiny_tokenizer(chat=False).save_pretrained(folder)
-    return folder
+    return save_model(tmp_path / "classifier", model)

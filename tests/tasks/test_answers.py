@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.tasks.conftest import save_model, write_rows
+from tests.tasks.conftest import write_rows
+from tests.tiny import gentle_model, save_model
 from tether.config.parse import build
 from tether.config.task import TaskConfig
 from tether.generation.completions import Row
@@ -48,7 +49,9 @@ def logprob(folder: Path, one: Row) -> float:
 
 
 def test_the_learnt_reward_is_beta_times_the_log_ratio(tmp_path: Path) -> None:
-    policy, start = save_model(tmp_path / "a", seed=1), save_model(tmp_path / "b", seed=2)
+    policy, start = (
+        save_model(tmp_path / name, gentle_model(seed=seed)) for name, seed in (("a", 1), ("b", 2))
+    )
     found = implicit_rewards(ROWS, str(policy), str(start), 0.3)
     expected = [0.3 * (logprob(policy, one) - logprob(start, one)) for one in ROWS]
     # fp32 sums of a few tokens, each within 1e-5.

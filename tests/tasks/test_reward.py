@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.tasks.conftest import save_model
+from tests.tiny import gentle_model, save_model
 from tether.errors import ModelError, UsageError
 from tether.tasks.reward import ClassifierReward, classifier_named
 
@@ -34,4 +34,4 @@ def test_what_is_no_classifier_or_names_no_label_is_refused(classifier_folder: P
     with pytest.raises(UsageError, match="write CLASSIFIER#LABEL"):
         classifier_named("siebert/x", str(classifier_folder))
     with pytest.raises(ModelError, match="no trained classifier"):
-        ClassifierReward(str(save_model(tmp_path / "lm")), "LABEL_0")
+        ClassifierReward(str(save_model(tmp_path / "lm", gentle_model())), "LABEL_0")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import gentle_model, save_model
 from tether.config.train import TrainConfig
 from tether.training.run import train
 
@@ -32,14 +32,7 @@ def rows(count: int, start: int = 0) -> list[dict[str, str]]:
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
     """Save a tiny Llama and its tokenizer."""
-    folder = tmp_path / "model-in"
-    model = tiny_model("llama")
-    # Gentle weights: these tests train, and an exploding toy would only test itself.
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
-    model.save_pretrained(folder)
-    tiny_tokenizer(chat=False).save_pretrained(folder)
-    return folder
+    return save_model(tmp_path / "model-in", gentle_model())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import gentle_model, tiny_tokenizer
 from tests.training.conftest import rows
 from tether.config.train import TrainConfig
 from tether.records.results import read_lines
@@ -32,9 +32,7 @@ def trajectory(name: str, output_dir: Path) -> list[dict[str, float]]:
     """Train 20 updates of 4 pairs on a tiny Llama in memory; return the stored metrics of each."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = tiny_model("llama")
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
+    model = gentle_model()
     config = TrainConfig.model_validate(
         {
             "model_name_or_path": IN_MEMORY,

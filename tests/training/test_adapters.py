@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import tiny_batch, tiny_model, tiny_tokenizer
+from tests.tiny import gentle_model, save_model, tiny_batch, tiny_model, tiny_tokenizer
 from tether.config.train import TrainConfig
 from tether.errors import Interrupted, RunFolderError, UsageError
 from tether.policies.adapters import add_lora, trainable
@@ -58,13 +58,7 @@ def scores(model: Any) -> torch.Tensor:
 @pytest.fixture
 def wide_folder(tmp_path: Path) -> Path:
     """Save a Llama wide enough for blocks of 64 4-bit numbers, and its tokenizer."""
-    folder = tmp_path / "wide"
-    model = tiny_model("llama", hidden_size=64, intermediate_size=128)
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
-    model.save_pretrained(folder)
-    tiny_tokenizer(chat=False).save_pretrained(folder)
-    return folder
+    return save_model(tmp_path / "wide", gentle_model("llama", hidden_size=64, intermediate_size=128))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.hubcache import HubCache
 from tests.hubcache import hub as hub
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tests.training.test_adapters import StopAfter
 from tether import api
 from tether.cli.main import main
@@ -30,10 +30,7 @@ NAME = f"owner/tiny@{FIRST}"
 @pytest.fixture
 def other_folder(tmp_path: Path) -> Path:
     """Save another model of the same tokenizer: what the branch moves to."""
-    folder = tmp_path / "other"
-    tiny_model("llama", seed=3).save_pretrained(folder)
-    tiny_tokenizer(chat=False).save_pretrained(folder)
-    return folder
+    return save_model(tmp_path / "other", tiny_model("llama", seed=3))
 
 
 def ran(words: list[str]) -> int:

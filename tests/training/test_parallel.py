@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from tests.tiny import tiny_batch, tiny_model, tiny_tokenizer
+from tests.tiny import gentle_model, save_model, tiny_batch, tiny_model
 from tests.training import jobs
 from tests.training.conftest import rows
 from tests.training.pair import Together
@@ -57,11 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models and rows: 9 to train on in updates of 4, so that the last one has one row for two."""
     folder = tmp_path_factory.mktemp("parallel")
     for name, options in {"model": {}, "tied": {"tie_word_embeddings": True}}.items():
-        model = tiny_model("llama", **options)
-        for parameter in model.parameters():
-            parameter.data.mul_(0.25)
-        model.save_pretrained(folder / name)
-        tiny_tokenizer(chat=False).save_pretrained(folder / name)
+        save_model(folder / name, gentle_model("llama", **options))
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(9)))
     (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(5, 100)))
     return folder

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether.config.train import TrainConfig
 from tether.data.checks import load
 from tether.training.run import train
@@ -43,9 +43,7 @@ def folder(tmp_path: Path) -> Path:
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.data.mul_(0.5)
-    model.save_pretrained(tmp_path / "model")
-    tiny_tokenizer(chat=False).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return save_model(tmp_path / "model", model)
 
 
 class Captured:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
 from tests.training.conftest import rows
 from tether.errors import DataError, GuardStop, ModelError, ReferenceMismatch, TetherError
 from tether.objectives import needs_reference
@@ -273,9 +273,7 @@ def test_a_model_in_memory_is_its_own_reference_even_when_edited(
 def test_every_reference_kind_trains_and_is_verified(
     kind: str, make_config: Make, tmp_path: Path, data_file: Path
 ) -> None:
-    other = tmp_path / "other"
-    tiny_model("qwen2", seed=5, vocab_size=500).save_pretrained(other)
-    tiny_tokenizer(320, chat=False).save_pretrained(other)
+    other = save_model(tmp_path / "other", tiny_model("qwen2", seed=5, vocab_size=500), tokens=320)
     reference = {"model": f"model:{other}", "artifact": f"artifact:{tmp_path / 'ref'}"}.get(kind, kind)
     if kind == "artifact":
         score_file(other, str(data_file), tmp_path / "ref")
@@ -311,9 +309,7 @@ def test_an_artifact_is_refused_when_it_is_not_what_it_says(
 def test_kl_to_a_runnable_reference_is_measured_apart_from_the_start(
     make_config: Make, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    tiny_model("llama", seed=9).save_pretrained(other)
-    tiny_tokenizer(chat=False).save_pretrained(other)
+    other = save_model(tmp_path / "other", tiny_model("llama", seed=9))
     options = {"max_steps": 1, "measure_prompts": 2, "kl_max_new_tokens": 5}
     record = train(make_config(reference=f"model:{other}", **options))
     start = record.measurements[0]
