@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import gentle_model, save_model
 from tests.training.conftest import rows
 from tether.config.study import StudyConfig, build_study
 from tether.errors import Interrupted
 from tether.records.study import StudyRecord
 from tether.study.bench import Bench
 from tether.study.cell import run_cell
+from tether.study.execute import run_study
 from tether.study.executor import Event
 from tether.training.track import Silent
+from tether.worlds import load_world
+from tether.worlds.enumerable import Enumerable
 
 
 class Here:
@@ -80,15 +83,36 @@ class Told:
         self.notes.append(text)
 
 
+def run_here(config: StudyConfig, told: Told | None = None) -> StudyRecord:
+    """Run a study in this process."""
+    return run_study(config, told or Told(), lambda plan: Here(Bench(config)))
+
+
+def tiny_world() -> Enumerable:
+    world = load_world("enumerable-tiny")
+    assert isinstance(world, Enumerable)
+    return world
+
+
+def world_study(folder: Path, *, pairs: int, **options: Any) -> StudyConfig:
+    """Make the tiny listed world's files in this folder; return a small study of them."""
+    files = tiny_world().make(folder / "world", pairs=pairs, eval_pairs=8)
+    values: dict[str, Any] = {
+        "model": str(files.model),
+        "data": str(files.train),
+        "eval_data": str(files.eval),
+        "output_dir": str(folder / "study"),
+        "train_batch_size": 8,
+        "measured_prompts": 2,
+        "kl_max_new_tokens": 4,
+    }
+    return build_study({**values, **options})
+
+
 @pytest.fixture
 def make_study(tmp_path: Path) -> Callable[..., StudyConfig]:
     """Return a maker of study configs over a tiny model and 20 + 6 rows: 3 updates, 4 prompts answered."""
-    folder = tmp_path / "model-in"
-    model = tiny_model("llama")
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
-    model.save_pretrained(folder)
-    tiny_tokenizer(chat=False).save_pretrained(folder)
+    folder = save_model(tmp_path / "model-in", gentle_model())
     for name, count, first in (("train", 20, 0), ("eval", 6, 100)):
         text = "".join(json.dumps(row) + "\n" for row in rows(count, first))
         (tmp_path / f"{name}.jsonl").write_text(text)

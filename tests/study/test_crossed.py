@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.study.boards import board
-from tests.study.conftest import Here, Told
-from tether.config.study import StudyConfig, build_study
+from tests.study.conftest import Here, Told, run_here, tiny_world, world_study
+from tether.config.study import StudyConfig
 from tether.data.checks import load
 from tether.data.mix import halve
 from tether.errors import DataError, UsageError
 from tether.records.results import read_run
-from tether.records.study import CROSS_FIT, StudyRecord, cell_folder
+from tether.records.study import CROSS_FIT, cell_folder
 from tether.reports.study_tables import rules_table, scorers_table
 from tether.study import rules
 from tether.study.bench import Bench
@@ -28,49 +28,28 @@ from tether.study.plan import plan_study
 from tether.study.questions import crossed_boards, findings
 from tether.study.tables import Samples, read_table
 from tether.training.run import train
-from tether.worlds import load_world
-from tether.worlds.enumerable import Enumerable
 from tether.worlds.exact import Conditionals, listed_log_probs, prefix_log_probs
 
 SCORERS = (0.1, 0.03, 0.3)
 BETAS = (1.0, 0.05)
 
 
-def run(config: StudyConfig) -> tuple[StudyRecord, Told]:
-    told = Told()
-    return run_study(config, told, lambda plan: Here(Bench(config))), told
-
-
-def tiny() -> Enumerable:
-    world = load_world("enumerable-tiny")
-    assert isinstance(world, Enumerable)
-    return world
-
-
 def config_of(folder: Path, **options: object) -> StudyConfig:
-    files = tiny().make(folder / "world", pairs=32, eval_pairs=8)
     values = {
-        "model": str(files.model),
-        "data": str(files.train),
-        "eval_data": str(files.eval),
-        "output_dir": str(folder / "study"),
         "beta": list(BETAS),
         "learning_rate": [2e-2],
         "max_steps": 6,
-        "train_batch_size": 8,
-        "measured_prompts": 2,
         "samples_per_prompt": 200,
-        "kl_max_new_tokens": 4,
         "evaluators": ["world:enumerable-tiny"],
         "cross_fit": list(SCORERS),
     }
-    return build_study({**values, **options})
+    return world_study(folder, pairs=32, **{**values, **options})
 
 
 @pytest.fixture(scope="module")
 def crossed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crossed")
-    record, _ = run(config_of(folder))
+    record = run_here(config_of(folder))
     assert [cell.state for cell in record.cells] == ["finished"] * 2
     return folder / "study"
 
@@ -131,7 +110,7 @@ def expected(policy: Conditionals, ratio_of: Conditionals, start: Conditionals, 
 
 
 def test_the_mean_score_is_the_exact_expectation(crossed: Path) -> None:
-    world, (made, begin) = tiny(), tables(crossed)
+    world, (made, begin) = tiny_world(), tables(crossed)
     study = read_folder(crossed)
 
     def table(folder: Path) -> Conditionals:
@@ -180,7 +159,8 @@ def test_scores_on_the_board_are_means_over_both_halves(crossed: Path) -> None:
 
 
 def test_run_again_it_trains_nothing_and_another_scorer_trains_scorers_only(crossed: Path) -> None:
-    _, told = run(config_of(crossed.parent))
+    told = Told()
+    run_here(config_of(crossed.parent), told)
     assert not [event for event in told.events if event["event"] == "step"]
     before = (scorer(crossed, "first", 0.1) / "model.safetensors").read_bytes()
     config = config_of(crossed.parent, cross_fit=[*SCORERS, 1.0])

@@ -10,26 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.study.conftest import Here, Told
+from tests.study.conftest import Told, run_here
 from tests.tiny import tiny_model
 from tether.api import study_plan
 from tether.config.study import StudyConfig
 from tether.errors import GuardStop, Interrupted, RunFolderError, UsageError
 from tether.records.results import file_digest, read_run
-from tether.records.study import StudyRecord, cell_folder, measures, read_study
+from tether.records.study import cell_folder, measures, read_study
 from tether.study import cell as cell_module
 from tether.study.bench import Bench
-from tether.study.execute import run_study
 from tether.study.grid import cells
 from tether.study.plan import plan_study
 from tether.study.tables import HeldOut, Samples, Tokens, read_table
 from tether.training.run import train
 
 Make = Callable[..., StudyConfig]
-
-
-def run(config: StudyConfig, told: Told | None = None) -> StudyRecord:
-    return run_study(config, told or Told(), lambda plan: Here(Bench(config)))
 
 
 def weights(folder: Path) -> str:
@@ -40,7 +35,7 @@ def test_every_cell_has_the_bits_of_tether_train_and_each_reference_is_scored_on
     make_study: Make, tmp_path: Path
 ) -> None:
     config = make_study(reference=["self", "prior", "none"], seed=[0, 1])
-    record = run(config)
+    record = run_here(config)
     assert record.status == "finished"
     assert [cell.state for cell in record.cells] == ["finished"] * 12
     assert record.shared["made"] == {
@@ -56,7 +51,7 @@ def test_every_cell_has_the_bits_of_tether_train_and_each_reference_is_scored_on
 
 def test_what_is_measured_agrees_with_the_run_itself(make_study: Make, tmp_path: Path) -> None:
     config = make_study(beta=[0.1], max_steps=6, learning_rate=[3e-3])
-    record = run(config)
+    record = run_here(config)
     home = cell_folder(tmp_path / "study", record.cells[0].cell_id)
     found, trained = measures(home), read_run(home)
     assert found is not None
@@ -97,14 +92,14 @@ def test_a_failed_cell_stops_no_other_and_is_tried_once_more_by_the_next_run(
 
     monkeypatch.setattr(cell_module, "train", breaks)
     config = make_study()
-    first = run(config)
+    first = run_here(config)
     assert first.status == "finished"
     assert [(c.state, c.attempts) for c in first.cells] == [("failed", 1), ("finished", 1)]
     assert first.cells[0].error == "step 2: the gradient is NaN or infinite on rows a, b"
-    second = run(config)
+    second = run_here(config)
     assert [(c.state, c.attempts) for c in second.cells] == [("failed", 2), ("finished", 1)]
     monkeypatch.setattr(cell_module, "train", original)
-    third = run(config)
+    third = run_here(config)
     assert [c.state for c in third.cells] == ["finished", "finished"]
     assert third.cells[0].error is None
 
@@ -120,7 +115,7 @@ def test_a_bug_in_one_cell_is_told_and_stops_no_other(
         return original(self, cell, loss)
 
     monkeypatch.setattr(Bench, "measure", breaks)
-    record = run(make_study())
+    record = run_here(make_study())
     assert [c.state for c in record.cells] == ["failed", "finished"]
     assert record.cells[0].error == "ZeroDivisionError: division by zero"
 
@@ -129,11 +124,11 @@ def test_a_trained_cell_that_was_not_measured_is_only_measured(
     make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_study(beta=[0.1])
-    record = run(config)
+    record = run_here(config)
     home = cell_folder(tmp_path / "study", record.cells[0].cell_id)
     before, found = weights(home), measures(home)
     (home / "measures" / "summary.json").unlink()
-    again = run(config)
+    again = run_here(config)
     assert again.cells[0].state == "finished" and again.study_id == record.study_id
     assert weights(home) == before and measures(home) == found
 
@@ -141,7 +136,7 @@ def test_a_trained_cell_that_was_not_measured_is_only_measured(
 def test_a_stopped_study_goes_on_from_the_checkpoint_to_the_same_bits(
     make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(make_study(output_dir=str(tmp_path / "whole")))
+    whole = run_here(make_study(output_dir=str(tmp_path / "whole")))
     from tether.training.track import Silent
 
     def stop(self: Silent, step: int, total: int, loss: float) -> None:
@@ -152,13 +147,13 @@ def test_a_stopped_study_goes_on_from_the_checkpoint_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(Silent, "step", stop)
         with pytest.raises(Interrupted) as caught:
-            run(config)
+            run_here(config)
     assert caught.value.exit_code == 143
     left = read_study(tmp_path / "study")
     assert left.status == "interrupted"
     assert [(c.state, c.attempts) for c in left.cells] == [("interrupted", 0), ("planned", 0)]
     told = Told()
-    done = run(config, told)
+    done = run_here(config, told)
     assert [c.state for c in done.cells] == ["finished", "finished"]
     for cell in done.cells:
         folders = [cell_folder(tmp_path / name, cell.cell_id) for name in ("whole", "study")]
@@ -169,36 +164,36 @@ def test_a_stopped_study_goes_on_from_the_checkpoint_to_the_same_bits(
 def test_another_study_in_the_folder_is_refused_and_added_cells_are_not(
     make_study: Make, tmp_path: Path
 ) -> None:
-    run(make_study(beta=[0.1]))
+    run_here(make_study(beta=[0.1]))
     with pytest.raises(RunFolderError, match=r"max_steps was 3, now 4.*tether study add"):
-        run(make_study(beta=[0.1], max_steps=4))
+        run_here(make_study(beta=[0.1], max_steps=4))
     with pytest.raises(RunFolderError, match=r"beta was"):
-        run(make_study(beta=[0.1, 0.2]))
+        run_here(make_study(beta=[0.1, 0.2]))
     told = Told()
-    record = run(make_study(beta=[0.1], add=[{"beta": [0.05]}]), told)
+    record = run_here(make_study(beta=[0.1], add=[{"beta": [0.05]}]), told)
     assert [c.factors.beta for c in record.cells] == [0.1, 0.05]
     assert [e["cell"] for e in told.events if e["event"] == "begin"] == [record.cells[1].cell_id]
 
 
 def test_rows_or_a_model_that_changed_in_between_are_refused(make_study: Make, tmp_path: Path) -> None:
-    run(make_study(beta=[0.1]))
+    run_here(make_study(beta=[0.1]))
     data, model = tmp_path / "train.jsonl", tmp_path / "model-in" / "model.safetensors"
     rows, weights_then = data.read_text(), model.read_bytes()
     data.write_text(rows.replace("number 3", "number 4"))
     with pytest.raises(RunFolderError, match=r"train\.jsonl: changed since this study read it"):
-        run(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
+        run_here(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
     data.write_text(rows)
     other = tiny_model("llama", seed=1)
     other.save_pretrained(tmp_path / "model-in")
-    record = run(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
+    record = run_here(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
     assert record.cells[1].state == "failed"
     assert "not the model this study began with" in str(record.cells[1].error)
     model.write_bytes(weights_then)
-    assert run(make_study(beta=[0.1], add=[{"beta": [0.2]}])).cells[1].state == "finished"
+    assert run_here(make_study(beta=[0.1], add=[{"beta": [0.2]}])).cells[1].state == "finished"
 
 
 def test_a_study_that_goes_on_keeps_its_threads(make_study: Make) -> None:
-    record = run(make_study(beta=[0.1], threads=5))
+    record = run_here(make_study(beta=[0.1], threads=5))
     assert record.shared["threads"] == 5
     assert plan_study(Bench(make_study(beta=[0.1])), timing=False).threads == 5
     assert plan_study(Bench(make_study(beta=[0.1], threads=3)), timing=False).threads == 3
@@ -208,7 +203,7 @@ def test_a_study_under_torchrun_is_refused_before_it_touches_its_folder(
     make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for start in (lambda: run(make_study()), lambda: study_plan(make_study())):
+    for start in (lambda: run_here(make_study()), lambda: study_plan(make_study())):
         with pytest.raises(UsageError, match="starts workers of its own; start it without torchrun"):
             start()
     assert not (tmp_path / "study").exists()
@@ -220,6 +215,6 @@ def test_a_folder_of_something_else_and_rows_all_trained_on_are_refused(
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(RunFolderError, match=r"holds 'thesis.txt' and no study"):
-        run(make_study(output_dir=str(tmp_path / "other")))
+        run_here(make_study(output_dir=str(tmp_path / "other")))
     with pytest.raises(RunFolderError, match="no row is held out"):
-        run(make_study(eval_data=None))
+        run_here(make_study(eval_data=None))

@@ -9,27 +9,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.study.conftest import Here, Told
+from tests.study.conftest import Told, run_here
 from tether.config.study import StudyConfig
 from tether.records.results import read_lines
-from tether.records.study import StudyRecord, cell_folder, measures
+from tether.records.study import cell_folder, measures
 from tether.study.bench import Bench
-from tether.study.execute import run_study
 from tether.study.tables import Ches, Samples, read_table
 
 Make = Callable[..., StudyConfig]
 
 
-def run(config: StudyConfig) -> tuple[StudyRecord, Told]:
-    told = Told()
-    return run_study(config, told, lambda plan: Here(Bench(config))), told
-
-
 def test_ches_is_the_papers_and_asked_for_later_it_trains_nothing(make_study: Make, tmp_path: Path) -> None:
     config = make_study(beta=[0.1])
-    run(config)
+    run_here(config)
     asked = make_study(beta=[0.1], ches=True)
-    record, told = run(asked)
+    told = Told()
+    record = run_here(asked, told)
     assert record.cells[0].state == "finished"
     assert not [e for e in told.events if e["event"] == "step"]
     found = read_table(Ches, tmp_path / "study" / "shared" / "start" / "ches.parquet")
@@ -57,7 +52,7 @@ def test_ches_is_the_papers_and_asked_for_later_it_trains_nothing(make_study: Ma
 
 def test_the_dial_at_one_is_the_cell_and_at_zero_the_start(make_study: Make, tmp_path: Path) -> None:
     config = make_study(beta=[1, 0.1, 0.01], dial=[0, 1, 2], learning_rate=[3e-3])
-    record, _ = run(config)
+    record = run_here(config)
     middle = record.cells[1]
     assert middle.factors.beta == 0.1
     folder = tmp_path / "study" / "shared" / "dial"
@@ -74,7 +69,7 @@ def test_the_dial_at_one_is_the_cell_and_at_zero_the_start(make_study: Make, tmp
 
 
 def test_a_judge_gives_win_rates_against_the_start_model(make_study: Make, tmp_path: Path) -> None:
-    record, _ = run(make_study(beta=[0.1], judge="length", learning_rate=[1e-2]))
+    record = run_here(make_study(beta=[0.1], judge="length", learning_rate=[1e-2]))
     home = cell_folder(tmp_path / "study", record.cells[0].cell_id) / "measures"
     own = read_table(Samples, home / "samples.parquet")
     start = read_table(Samples, tmp_path / "study" / "shared" / "start" / "samples.parquet")
@@ -89,7 +84,7 @@ def test_a_judge_gives_win_rates_against_the_start_model(make_study: Make, tmp_p
 
 
 def test_a_world_that_judges_scores_by_its_true_reward(make_study: Make) -> None:
-    record, _ = run(make_study(beta=[0.1], judge="world:sentiment"))
+    record = run_here(make_study(beta=[0.1], judge="world:sentiment"))
     assert record.evaluators == ("gold_reward",) and record.world == "sentiment"
     named_twice = make_study(beta=[0.1], judge="world:sentiment", evaluators=["world:sentiment"])
     assert len(Bench(named_twice).evaluators) == 1
@@ -107,7 +102,7 @@ def test_a_judge_without_a_verdict_leaves_that_answer_out(
         return [Opinion(None, "no answer"), *found[1:]]
 
     monkeypatch.setattr(LengthJudge, "__call__", silent)
-    record, _ = run(make_study(beta=[0.1], judge="length"))
+    record = run_here(make_study(beta=[0.1], judge="length"))
     home = cell_folder(tmp_path / "study", record.cells[0].cell_id)
     scores = read_table(Samples, home / "measures" / "samples.parquet").scores["length"]
     assert np.isnan(scores).tolist() == [True, False, False, False]
@@ -118,7 +113,7 @@ def test_a_judge_without_a_verdict_leaves_that_answer_out(
 def test_shuffled_labels_are_a_cell_of_their_own_on_the_same_held_out_rows(
     make_study: Make, tmp_path: Path
 ) -> None:
-    record, _ = run(make_study(beta=[0.1], labels=["given", "shuffled"]))
+    record = run_here(make_study(beta=[0.1], labels=["given", "shuffled"]))
     given, shuffled = record.cells
     assert shuffled.cell_id == given.cell_id + "-shuffled" and shuffled.factors.labels == "shuffled"
     runs = [

@@ -8,50 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.study.conftest import Here, Told
+from tests.study.conftest import Told, run_here, tiny_world, world_study
 from tether.config.study import StudyConfig, build_study
 from tether.records.results import read_lines, write_lines
-from tether.study.bench import Bench
 from tether.study.collect import read_folder
-from tether.study.execute import run_study
 from tether.study.frontier import optimum_points
 from tether.study.optimum import BETAS, optimum_of
 from tether.study.questions import findings
 from tether.study.report import write_study_report
-from tether.worlds import load_world
-from tether.worlds.enumerable import Enumerable
-
-
-def tiny() -> Enumerable:
-    world = load_world("enumerable-tiny")
-    assert isinstance(world, Enumerable)
-    return world
 
 
 def study(folder: Path, **options: object) -> Path:
     """Run one small study in the tiny world; return its folder."""
-    files = tiny().make(folder / "world", pairs=24, eval_pairs=8)
-    values = {
-        "model": str(files.model),
-        "data": str(files.train),
-        "eval_data": str(files.eval),
-        "output_dir": str(folder / "study"),
-        "beta": [1.0, 0.1],
-        "learning_rate": [1e-2],
-        "max_steps": 3,
-        "train_batch_size": 8,
-        "measured_prompts": 2,
-        "samples_per_prompt": 8,
-        "kl_max_new_tokens": 4,
-        **options,
-    }
-    config = build_study(values)
-    run_study(config, Told(), lambda plan: Here(Bench(config)))
+    values = {"beta": [1.0, 0.1], "learning_rate": [1e-2], "max_steps": 3, "samples_per_prompt": 8}
+    config = world_study(folder, pairs=24, **{**values, **options})
+    run_here(config)
     return Path(config.output_dir)
 
 
 def test_the_optimum_is_what_the_world_says_it_is() -> None:
-    world = tiny()
+    world = tiny_world()
     model, tokenizer = world.base_model()
     points = optimum_of(world, model, tokenizer)
     assert [p.beta for p in points] == pytest.approx(BETAS)
@@ -88,8 +64,8 @@ def test_a_study_measured_before_gets_it_and_nothing_is_trained_again(tmp_path: 
     before = path.read_text()
     path.unlink()
     options = {"output_dir": str(folder), **json.loads((folder / "study.json").read_text())["config"]}
-    config, told = build_study(options), Told()
-    run_study(config, told, lambda plan: Here(Bench(config)))
+    told = Told()
+    run_here(build_study(options), told)
     assert path.read_text() == before
     assert not [event for event in told.events if event["event"] == "step"]
 
@@ -97,8 +73,7 @@ def test_a_study_measured_before_gets_it_and_nothing_is_trained_again(tmp_path: 
 def test_worlds_that_cannot_be_listed_have_none(
     make_study: Callable[..., StudyConfig], tmp_path: Path
 ) -> None:
-    config = make_study(beta=[0.1], evaluators=["world:sentiment"])
-    run_study(config, Told(), lambda plan: Here(Bench(config)))
+    run_here(make_study(beta=[0.1], evaluators=["world:sentiment"]))
     assert not (tmp_path / "study" / "shared" / "optimum.jsonl").exists()
     assert optimum_points(read_folder(tmp_path / "study")) == []
 

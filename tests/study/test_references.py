@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether import api
 from tether.cli.main import main
 from tether.errors import DataError, UsageError
@@ -26,8 +26,7 @@ ROWS = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("references")
     for name, seed in (("base", 0), ("other", 5)):
-        tiny_model("llama", seed=seed).save_pretrained(folder / name)
-        tiny_tokenizer(chat=False).save_pretrained(folder / name)
+        save_model(folder / name, tiny_model("llama", seed=seed))
     extra = {"prompt": "Alone.", "completion": " one text", "label": True}
     lines = [json.dumps(row) for row in ROWS]
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
@@ -87,8 +86,7 @@ def test_numbers_are_the_models_own(place: Path) -> None:
 
 
 def test_a_reference_of_another_tokenizer_has_scores_of_texts_and_no_kl(place: Path, tmp_path: Path) -> None:
-    tiny_model("llama", vocab_size=300, seed=7).save_pretrained(tmp_path / "foreign")
-    tiny_tokenizer(300, chat=False).save_pretrained(tmp_path / "foreign")
+    save_model(tmp_path / "foreign", tiny_model("llama", vocab_size=300, seed=7))
     found = api.compare_references(
         place / "base", place / "rows.jsonl", [f"model:{tmp_path / 'foreign'}"], rows=4, prompts=2
     )
