@@ -1,10 +1,15 @@
 """One tiny enumerable world and its base model, trained once for all tests of a worker."""
 
+import copy
 from typing import Any
 
 import pytest
+import torch
 
-from tether.worlds import WORLDS, Enumerable
+from tether.worlds import WORLDS, Conditionals, Enumerable
+
+Both = tuple[Conditionals, Conditionals]
+"""The exact laws of the policy and of the base model."""
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +22,23 @@ def tiny() -> Enumerable:
 @pytest.fixture(scope="session")
 def tiny_base(tiny: Enumerable) -> tuple[Any, Any]:
     return tiny.base_model()
+
+
+@pytest.fixture(scope="session")
+def policy(tiny_base: tuple[Any, Any]) -> Any:
+    """The base model pushed off, as far as training would: KL, ends and strays all differ clearly."""
+    model = copy.deepcopy(tiny_base[0])
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.add_(0.08 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tables(tiny: Enumerable, tiny_base: tuple[Any, Any], policy: Any) -> Both:
+    return tiny.conditionals(policy, tiny_base[1]), tiny.conditionals(*tiny_base)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The dial's two laws agree with brute force over every outcome, and with sampling."""
 
-import copy
 import math
 from typing import Any
 
@@ -9,29 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.worlds.conftest import Both
 from tether.errors import UsageError
 from tether.generation.measure import MeasuredSample, measure_dials
 from tether.worlds import Conditionals, Enumerable
 from tether.worlds.dial import dialled, realigned
 from tether.worlds.recipe import prompt_ids
-
-Both = tuple[Conditionals, Conditionals]
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_base: tuple[Any, Any]) -> Any:
-    model = copy.deepcopy(tiny_base[0])
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.add_(0.08 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def tables(tiny: Enumerable, tiny_base: tuple[Any, Any], policy: Any) -> Both:
-    return tiny.conditionals(policy, tiny_base[1]), tiny.conditionals(*tiny_base)
 
 
 def outcomes(table: Conditionals, prompt: int) -> Tensor:

@@ -1,6 +1,5 @@
 """What a study measures on samples agrees with the exact values of a world that can be listed."""
 
-import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tether.generation.measure import MeasuredSample, measure
 from tether.judging.judges import Opinion, Question
@@ -18,18 +16,6 @@ from tether.worlds import Enumerable
 from tether.worlds.recipe import prompt_ids
 
 REPETITIONS, SAMPLES = 100, 24
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_base: tuple[Any, Any]) -> Any:
-    """The base model pushed off, as far as training would."""
-    model = copy.deepcopy(tiny_base[0])
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.add_(0.08 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
 
 
 class Truth:

@@ -1,6 +1,5 @@
 """Exact quantities agree with brute force, with Monte-Carlo, and with what they must be."""
 
-import copy
 import itertools
 import math
 from typing import Any
@@ -11,29 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.worlds.conftest import Both
 from tether.worlds import WORLDS, Enumerable
-from tether.worlds.exact import Conditionals, Exact, listed_log_probs, win_rate
+from tether.worlds.exact import Exact, listed_log_probs, win_rate
 from tether.worlds.recipe import prompt_ids
 from tether.worlds.sampler import draw
-
-Both = tuple[Conditionals, Conditionals]
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_base: tuple[Any, Any]) -> Any:
-    """The base model pushed off: far enough that KL, ends and strays all differ clearly."""
-    model = copy.deepcopy(tiny_base[0])
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.add_(0.08 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def tables(tiny: Enumerable, tiny_base: tuple[Any, Any], policy: Any) -> Both:
-    return tiny.conditionals(policy, tiny_base[1]), tiny.conditionals(*tiny_base)
 
 
 @pytest.fixture(scope="module")
