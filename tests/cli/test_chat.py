@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether.cli import chat as module
 from tether.cli.main import main
 from tether.cli.screen import Columns, Screen, visible, wrap
@@ -253,8 +253,7 @@ def _split(row: str, width: int) -> tuple[str, str, str]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for name, seed, chat in (("a", 0, True), ("b", 1, True), ("base", 0, False)):
-        tiny_model(seed=seed).save_pretrained(root / name)
-        tiny_tokenizer(chat=chat).save_pretrained(root / name)
+        save_model(root / name, tiny_model(seed=seed), chat=chat)
     return root
 
 

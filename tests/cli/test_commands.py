@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.cli.conftest import Call
+from tests.tiny import gentle_model, save_model
 from tests.training.conftest import rows
 from tether import __version__
 from tether.cli.main import COMMANDS, main
@@ -23,35 +23,14 @@ from tether.training.merge import MergeRecord
 from tether.training.plan import Plan
 from tether.training.scoring import ScoreRecord
 
-Call = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model folder `model` and 8 rows `rows.jsonl`."""
     folder = tmp_path_factory.mktemp("files")
-    model = tiny_model("llama")
-    for parameter in model.parameters():
-        parameter.data.mul_(0.25)
-    model.save_pretrained(folder / "model")
-    tiny_tokenizer(chat=False).save_pretrained(folder / "model")
+    save_model(folder / "model", gentle_model())
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(8)))
     return folder
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command; return its exit code, standard output and standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tether.cli.compare import compare
 from tether.errors import DataError, NotBetter, RunFolderError, UsageError
 from tether.judging.options import Answering, Deciding, Tables
@@ -85,8 +85,7 @@ def test_model_folders_answer_the_prompts_first_and_a_restart_does_nothing_again
     tmp_path: Path, capsys
 ) -> None:
     for name, seed in (("one", 0), ("two", 1)):
-        tiny_model(seed=seed).save_pretrained(tmp_path / name)
-        tiny_tokenizer().save_pretrained(tmp_path / name)
+        save_model(tmp_path / name, tiny_model(seed=seed), chat=True)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"question {i}?\n" for i in range(6)))
     folders = [tmp_path / "one", tmp_path / "two"]

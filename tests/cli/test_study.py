@@ -2,44 +2,23 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from tests.cli.conftest import Printed
 from tests.study.fixtures import make_study
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_model, tiny_model
 from tests.training.conftest import rows
-from tether.cli.main import main
 from tether.cli.study_progress import StudyTerminal
 from tether.records.study import StudyRecord, read_study
 from tether.study.collect import short_references
 
-Call = Callable[..., str]
 
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Run a command in 80 columns; return what it printed."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        printed = capsys.readouterr()
-        assert end.value.code == 0, printed.err
-        return printed.out
-
-    return run
-
-
-def test_a_study_from_flags_is_planned_run_added_to_and_shown(call: Call, tmp_path: Path) -> None:
-    model = tiny_model("llama")
-    model.save_pretrained(tmp_path / "model")
-    tiny_tokenizer(chat=False).save_pretrained(tmp_path / "model")
+def test_a_study_from_flags_is_planned_run_added_to_and_shown(printed: Printed, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tiny_model("llama"))
     for name, count, first in (("train", 12, 0), ("eval", 4, 100)):
         lines = [json.dumps(row) for row in rows(count, first)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
@@ -51,22 +30,22 @@ def test_a_study_from_flags_is_planned_run_added_to_and_shown(call: Call, tmp_pa
         *("--kl-max-new-tokens", "4", "--measured-prompts", "3", "--workers", "1", "--threads", "1"),
         *("--output-dir", out),
     ]
-    plan = json.loads(call(*words, "--plan", "--json"))
+    plan = json.loads(printed(*words, "--plan", "--json"))
     assert (plan["cells"], plan["finished"], plan["updates"]) == (2, 0, 4)
     assert plan["references"] == {"self": 1} and plan["alone"] == {"self": 2}
     assert plan["seconds"] > 0 and plan["memory_mib"] > 0 and plan["disk_mib"] > 0
-    shown = call(*words, "--plan")
+    shown = printed(*words, "--plan")
     assert "cell" in shown and not (out / "study.json").exists() and max(map(len, shown.split("\n"))) <= 80
-    assert [cell["state"] for cell in json.loads(call(*words, "--json"))["cells"]] == ["finished"] * 2
-    added = json.loads(call("study", "add", out, "--beta", "0.3", "--json"))
+    assert [cell["state"] for cell in json.loads(printed(*words, "--json"))["cells"]] == ["finished"] * 2
+    added = json.loads(printed("study", "add", out, "--beta", "0.3", "--json"))
     assert [cell["factors"]["beta"] for cell in added["cells"]] == [1.0, 0.1, 0.3]
     assert {cell["state"] for cell in added["cells"]} == {"finished"}
-    table = call("study", "report", out)
+    table = printed("study", "report", out)
     assert max(map(len, table.split("\n"))) <= 80
     for text in ("start", "β 1", "β 0.1", "β 0.3", "how tight?", "Needs a judge", "report.html"):
         assert text in table, text
-    assert json.loads(call("study", "report", out, "--json"))["recommended"] is None
-    page = json.loads(call("study", "example", out, "eval.jsonl:2", "--json"))["page"]
+    assert json.loads(printed("study", "report", out, "--json"))["recommended"] is None
+    page = json.loads(printed("study", "example", out, "eval.jsonl:2", "--json"))["page"]
     assert "eval.jsonl:2" in Path(page).read_text(encoding="utf-8")
 
 
