@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
-from tether.errors import ModelError
-from tether.policies.load import check_folder
+from tether.policies.load import check_folder, load_whole
 
 
 def load_classifier(folder: Path, dtype: torch.dtype, *, called: str) -> tuple[Any, list[str]]:
@@ -19,17 +17,5 @@ def load_classifier(folder: Path, dtype: torch.dtype, *, called: str) -> tuple[A
 
     """
     check_folder(folder)
-    loader: Any = AutoModelForSequenceClassification.from_pretrained
-    try:
-        model, report = loader(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ModelError(f"{folder}: cannot be loaded as a {called}: {reason}") from error
-    return model.eval(), sorted(report.get("missing_keys", ()))
+    model, missing = load_whole(AutoModelForSequenceClassification, folder, called=called, dtype=dtype)
+    return model.eval(), missing

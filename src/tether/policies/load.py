@@ -96,11 +96,26 @@ def _from_pretrained(
                 "leave out load_in_4bit and load_in_8bit"
             )
         options |= {"quantization_config": quantisation.settings(dtype), "device_map": {"": device}}
-    loader: Any = AutoModelForCausalLM.from_pretrained
+    model, missing = load_whole(AutoModelForCausalLM, folder, called="causal LM", dtype=dtype, **options)
+    if quantisation is not None:
+        settle(model)
+    if missing:
+        raise ModelError(
+            f"{folder}: {len(missing)} tensors are missing, first {missing[0]!r}; get the whole model"
+        )
+    return model
+
+
+def load_whole(kind: Any, folder: Path, *, called: str, **options: Any) -> tuple[Any, list[str]]:
+    """Load a model by a class of transformers; return it, and the weights its folder lacks.
+
+    Raises:
+        ModelError: the folder holds no such model; the message calls it `called`.
+
+    """
     try:
-        model, report = loader(
+        model, report = kind.from_pretrained(
             folder,
-            dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -108,15 +123,8 @@ def _from_pretrained(
             **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{folder}: cannot be loaded as a causal LM: {_first_line(error)}") from error
-    if quantisation is not None:
-        settle(model)
-    missing = sorted(report.get("missing_keys", ()))
-    if missing:
-        raise ModelError(
-            f"{folder}: {len(missing)} tensors are missing, first {missing[0]!r}; get the whole model"
-        )
-    return model
+        raise ModelError(f"{folder}: cannot be loaded as a {called}: {_first_line(error)}") from error
+    return model, sorted(report.get("missing_keys", ()))
 
 
 def _load_adapter(

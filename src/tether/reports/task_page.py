@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tether.records.results import write_text
+from tether.records.results import Record, write_text
 from tether.records.rows import Content
 from tether.records.task import Example, TaskPolicy, TaskRecord, Value, read_task
 from tether.reports.figures import write_figures
@@ -220,50 +220,25 @@ def _by_temperature(record: TaskRecord, cell: Any, policies: Sequence[TaskPolicy
 
 def csv_tables(record: TaskRecord) -> dict[str, list[dict[str, Any]]]:
     """Return every number of the task as flat rows: win rates, differences, frontier."""
-    rates = [
-        {
-            "policy": r.policy,
-            "temperature": r.temperature,
-            **_columns("win_rate", r.win_rate),
-            "ties": r.ties,
-            "prompts": r.prompts,
-            "failed": r.failed,
-            **_columns("reward", r.reward),
-            "reference_reward": r.reference_reward,
-            "chars": r.chars,
-            "cut": r.cut,
-        }
-        for r in record.win_rates
-    ]
-    gaps = [
-        {
-            "policy": g.policy,
-            "other": g.other,
-            "temperature": g.temperature,
-            **_columns("points", g.points),
-            "distinguishable": g.distinguishable,
-            "prompts": g.prompts,
-        }
-        for g in record.gaps
-    ]
-    frontier = [
-        {
-            "policy": p.policy,
-            "setting": p.setting,
-            "step": p.step,
-            **_columns("kl", p.kl),
-            **_columns("reward", p.reward),
-            "prompts": p.prompts,
-        }
-        for p in record.frontier
-    ]
-    return {"table_win_rates": rates, "table_gaps": gaps, "table_frontier": frontier}
+    return {
+        "table_win_rates": [_flat(rate) for rate in record.win_rates],
+        "table_gaps": [_flat(gap) for gap in record.gaps],
+        "table_frontier": [_flat(point, without=("kind",)) for point in record.frontier],
+    }
 
 
-def _columns(name: str, value: Value | None) -> dict[str, float | None]:
-    if value is None:
-        return {}
-    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high, f"{name}_se": value.se}
+def _flat(record: Record, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a record's fields as columns, a `Value` as four; a `Value` that is not there has none."""
+    row: dict[str, Any] = {}
+    for name, field in type(record).model_fields.items():
+        value = getattr(record, name)
+        if isinstance(value, Value):
+            row |= {name: value.value} | {
+                f"{name}_{part}": getattr(value, part) for part in ("low", "high", "se")
+            }
+        elif name not in without and field.annotation != Value | None:
+            row[name] = value
+    return row
 
 
 def shown(record: TaskRecord, example: Example) -> Shown:
