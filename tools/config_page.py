@@ -69,7 +69,7 @@ def _kind(annotation: typing.Any) -> str:
         return "list"
     if hasattr(annotation, "__args__"):
         kinds = [_kind(part) for part in typing.get_args(annotation) if part is not type(None)]
-        return ", ".join(dict.fromkeys(kinds))
+        return "number" if "number" in kinds else ", ".join(dict.fromkeys(kinds))
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true/false"}.get(
         getattr(annotation, "__name__", ""), str(annotation)
     )

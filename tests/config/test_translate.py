@@ -202,7 +202,7 @@ def test_an_axolotl_config_becomes_ours() -> None:
     )
     assert (config.use_peft, config.lora_r, config.lora_target_modules) == (True, 32, ("all-linear",))
     assert (config.max_length, config.pairs_per_update, config.num_train_epochs) == (4096, 8, 4)
-    assert (config.lr_scheduler_type, config.eval_strategy, config.bf16) == ("cosine", "epoch", None)
+    assert (config.lr_scheduler_type, config.eval_strategy, config.bf16) == ("cosine", "steps", None)
     assert "rl_beta: 0.2 is read as beta: 0.2" in made.renamed
     assert any(line.startswith("special_tokens") for line in made.ignored)
 
@@ -224,6 +224,11 @@ def test_an_axolotl_config_becomes_ours() -> None:
         ({"attn_implementation": "flash_attention_2"}, {"attn_implementation": None}),
         ({"excess_length_strategy": "truncate"}, {"truncation_mode": "keep_start"}),
         ({"excess_length_strategy": None}, {"truncation_mode": "drop"}),
+        ({"val_set_size": 200}, {"eval_rows": 200}),
+        ({"evals_per_epoch": 1, "saves_per_epoch": 2}, {"eval_strategy": "epoch", "save_steps": 1 / 8}),
+        ({"evals_per_epoch": 0}, {"eval_strategy": "no"}),
+        ({"evals_per_epoch": 4, "num_epochs": 0.2}, {"eval_strategy": "epoch"}),
+        ({"evals_per_epoch": 4, "val_set_size": 0}, {"eval_strategy": None}),
         ({"curriculum_sampling": True}, {"train_sampling_strategy": "sequential"}),
         ({"peft_init_lora_weights": "pissa"}, {"init_lora_weights": "pissa"}),
         (
@@ -257,7 +262,6 @@ def test_axolotl_options_become_ours(change: dict[str, Any], expected: dict[str,
     ("change", "named"),
     [
         ({"rl": "grpo"}, "rl: grpo"),
-        ({"val_set_size": 200}, "eval_fraction"),
         ({"datasets": [{"path": "a.jsonl", "field_chosen": "good"}]}, "rename it to chosen"),
         ({"datasets": [{"path": "a.jsonl", "split": "test"}]}, "no split test"),
         ({"plugins": ["my.plugin"]}, "my.plugin"),
@@ -324,6 +328,8 @@ def test_a_llama_factory_config_becomes_ours(tmp_path: Path, monkeypatch: pytest
         ({"quantization_bit": 4, "double_quantization": False}, {"use_bnb_nested_quant": False}),
         ({"quantization_bit": 8}, {"load_in_8bit": True}),
         ({"lora_alpha": 64}, {"lora_alpha": 64}),
+        ({"max_samples": 1000}, {"max_samples": 1000}),
+        ({"val_size": 100}, {"eval_rows": 100}),
     ],
 )
 def test_llama_factory_options_become_ours(
@@ -345,12 +351,11 @@ def test_llama_factory_options_become_ours(
         ({"stage": "ppo"}, "dpo, kto and sft"),
         ({"finetuning_type": "freeze"}, "lora and full"),
         ({"pref_loss": "kto_pair"}, "sigmoid, hinge"),
-        ({"max_samples": 1000}, "data_fraction"),
         ({"enable_thinking": False}, "chat_template_kwargs"),
         ({"use_badam": True}, "AdamW"),
         ({"oft_rank": 8}, "not known here"),
         ({"dataset": "nowhere_demo"}, "dataset_info.json"),
-        ({"val_size": 100}, "eval_fraction"),
+        ({"val_size": "a tenth"}, "cannot have such a value"),
     ],
 )
 def test_llama_factory_keys_without_a_counterpart_are_named(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.data.mix import halve, mix, shuffle_labels, split, take
+from tether.data.mix import first_of_each, halve, mix, shuffle_labels, split, take
 from tether.errors import DataError, UsageError
 from tether.records.rows import Completion, Origin, Preference
 
@@ -46,6 +46,16 @@ def test_a_split_does_not_depend_on_the_order_of_the_rows_but_on_the_seed() -> N
     assert {r.row_id for r in split(shuffled, 0.1, 7)[1]} == {r.row_id for r in held}
     assert {r.row_id for r in split(everything, 0.1, 8)[1]} != {r.row_id for r in held}
     assert split(everything, 0, 7) == (everything, [])
+
+
+def test_the_first_rows_of_each_source_are_kept_and_a_pair_taken_apart_counts_once() -> None:
+    def row(source: int, number: int, role: str = "chosen") -> Preference:
+        return Preference(Origin(f"f{source}", number, source=source), "p", (Completion(role, "a"),))
+
+    everything = [row(0, 0), row(0, 1, "desirable"), row(0, 1, "undesirable"), row(0, 2), row(1, 0)]
+    kept, unused = first_of_each(everything, 2)
+    assert (kept, unused) == ([*everything[:3], everything[4]], [everything[3]])
+    assert first_of_each(everything, 9) == (everything, [])
 
 
 def test_splits_that_cannot_be_made_are_refused() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.tiny import tiny_model
 from tests.tokens.variants import CHATML, assistant, chat_tokenizer, renderer, user
 from tether.config.train import TrainConfig
-from tether.errors import Interrupted
+from tether.errors import DataError, Interrupted
 from tether.records.rows import Completion, Origin, Preference
 from tether.tokens.collate import collate
 from tether.training.prepare import left_out, prepare, read, task_of
@@ -68,6 +68,38 @@ def test_rows_left_out_are_the_dropped_ones_also_where_pairs_are_taken_apart(
     text = left_out(prepared)
     assert text.startswith("rows: 5 read, 8 to train on (4 pairs taken apart), 0 held out, 1 left out")
     assert all([c.role for c in group.completions][1:] == ["kl"] for group in prepared.train.groups)
+
+
+def test_max_samples_takes_the_first_rows_of_each_source_and_lists_the_others(
+    make_config: Make, tmp_path: Path
+) -> None:
+    made = [{"prompt": f"{i}?", "chosen": " yes", "rejected": f" no {i}"} for i in range(6)]
+    spoilt = [{**made[0], "chosen": ""}, *made[1:]]
+    names = [write(tmp_path / f"{n}.jsonl", rows) for n, rows in (("a", spoilt), ("b", made), ("c", made))]
+    config = make_config(dataset_name=names[:2], eval_dataset_name=names[2], max_samples=2)
+    prepared = prepare(config, read(config, None, None, task="preference"), renderer(CHAT), task="preference")
+    assert [row.row_id for row in prepared.train.rows] == ["a.jsonl:2", "a.jsonl:3", "b.jsonl:1", "b.jsonl:2"]
+    assert [row.row_id for row in prepared.held_out.rows] == ["c.jsonl:1", "c.jsonl:2"]
+    found = {f["kind"]: f["rows"] for f in prepared.preflight["findings"]}
+    assert list(found["train_max_samples"]) == [
+        *(f"a.jsonl:{n}" for n in (4, 5, 6)),
+        *(f"b.jsonl:{n}" for n in (3, 4, 5, 6)),
+    ]
+    assert len(found["eval_max_samples"]) == 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 29])
+def test_eval_rows_holds_out_so_many_rows(count: int, make_config: Make, tmp_path: Path) -> None:
+    made = [{"prompt": f"{i}?", "chosen": " yes", "rejected": f" no {i}"} for i in range(30)]
+    config = make_config(dataset_name=write(tmp_path / "a.jsonl", made), eval_rows=count)
+    loaded = read(config, None, None, task="preference")
+    assert len(prepare(config, loaded, renderer(CHAT), task="preference").held_out.rows) == count
+    share = make_config(dataset_name=config.dataset_name, eval_fraction=count / 30)
+    if count in (3, 7):  # what a share of the same size holds out
+        same = prepare(share, loaded, renderer(CHAT), task="preference")
+        assert same.names == prepare(config, loaded, renderer(CHAT), task="preference").names
+    with pytest.raises(DataError, match="eval_rows is 30, but there are 30 rows"):
+        prepare(make_config(eval_rows=30), loaded, renderer(CHAT), task="preference")
 
 
 @pytest.mark.parametrize("loss_type", ["aot", "simpo", "sft"])

@@ -153,6 +153,35 @@ def test_a_run_stops_when_it_no_longer_gets_better(make_config: Make, eval_file:
     assert any("stopped early after step 4 of 12" in e["text"] for e in record.events)
 
 
+def test_shares_of_all_updates_say_when_to_look_and_to_save(make_config: Make, eval_file: Path) -> None:
+    options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.25, "save_steps": 0.4}
+    options |= {"logging_steps": 0.1, "save_total_limit": None, "measure_prompts": 0}
+    record = train(config := make_config(eval_dataset_name=str(eval_file), **options))
+    assert record.steps == 12
+    lines = list(read_lines(Path(config.output_dir) / "metrics.jsonl"))
+    steps = {phase: [x["step"] for x in lines if x["phase"] == phase] for phase in ("train", "eval")}
+    assert steps == {"train": [2, 4, 6, 8, 10, 12], "eval": [0, 3, 6, 9, 12]}
+    saved = sorted(int(path.name[5:]) for path in Path(config.output_dir).glob("checkpoints/step-*"))
+    assert saved == [5, 10, 12]
+    assert '"save_steps": 0.4' in (Path(config.output_dir) / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("steps", "total", "every"), [(0.07, 100, 7), (1 / 3, 12, 4), (0.01, 12, 1), (1, 12, 1), (500, 12, 500)]
+)
+def test_a_share_of_the_updates_is_rounded_up_as_hugging_face_does(
+    steps: float, total: int, every: int, make_config: Make
+) -> None:
+    assert make_config().every(steps, total) == every
+
+
+def test_a_number_of_updates_is_whole_and_stays_so_in_the_run_folder(make_config: Make) -> None:
+    with pytest.raises(ValueError, match=r"save_steps[\s\S]*is 1\.5; give a whole number"):
+        make_config(save_steps=1.5)
+    dumped = make_config(save_steps=500.0, eval_steps=20).model_dump_json()
+    assert '"save_steps":500,' in dumped and '"eval_steps":20,' in dumped
+
+
 def test_a_stop_on_the_way_does_not_forget_the_patience(
     make_config: Make, eval_file: Path, tmp_path: Path
 ) -> None:

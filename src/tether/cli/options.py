@@ -114,7 +114,7 @@ def _plain(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         options = [_plain(part) for part in get_args(annotation) if part is not types.NoneType]
         lists = [part for part in options if _is_list(part)]
-        return lists[0] if lists else options[0]
+        return lists[0] if lists else float if float in options else options[0]
     if get_origin(annotation) is tuple:
         return list[_plain(get_args(annotation)[0])]
     return str if get_origin(annotation) not in (None, list) else annotation

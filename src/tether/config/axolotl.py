@@ -42,7 +42,11 @@ def sources(value: Any, values: Values) -> dict[str, Any]:
     """`datasets`: a list of paths or hub names, each with a type; the type follows from the columns."""
     entries = value if isinstance(value, list) else [value]
     named = [_source(entry) for entry in entries]
-    return {"dataset_name": named[0] if len(named) == 1 else named}
+    found = {"dataset_name": named[0] if len(named) == 1 else named}
+    for entry in entries:
+        if problem := _other_text(entry.get("type"), values.get("rl")):
+            raise NoCounterpart(problem, found)
+    return found
 
 
 def held_out(value: Any, values: Values) -> dict[str, Any]:
@@ -51,6 +55,19 @@ def held_out(value: Any, values: Values) -> dict[str, Any]:
     if not isinstance(named, str):
         raise NoCounterpart("one held-out data set can be named; put the rows into one file")
     return {"eval_dataset_name": named}
+
+
+def _other_text(kind: Any, rl: Any) -> str | None:
+    """Return why rows of this `type` would be read as other text here, or None."""
+    if isinstance(kind, Mapping):
+        columns = {f"field_{name}": name for name in ("prompt", "chosen", "rejected", "completion", "label")}
+        usual = {**columns, **{f"{name}_format": f"{{{name}}}" for name in columns.values()}}
+        strange = [key for key, text in kind.items() if text is not None and usual.get(key) != text]
+        return f"type: {strange[0]}: {kind[strange[0]]} cannot be honoured" if strange else None
+    plain = ("prompt_pairs", "ultra") if str(rl) == "kto" else ("prompt_pairs",)
+    if str(kind).rpartition(".")[2] not in plain:
+        return None
+    return f"{kind} puts plain texts into a chat template; here texts are read as they are, write messages"
 
 
 def _source(entry: Any) -> str:
@@ -77,13 +94,6 @@ def _source(entry: Any) -> str:
     if split not in (None, "train"):
         raise NoCounterpart(f"a file has no split {split}; name the file of that split")
     return path
-
-
-def held_out_share(value: Any, values: Values) -> dict[str, Any]:
-    """`val_set_size` below 1 is a share; a number of rows has no counterpart."""
-    if value >= 1:
-        raise NoCounterpart("give the share of prompts to hold out, below 1, as eval_fraction")
-    return {"eval_fraction": value} if value else {}
 
 
 def adapter(value: Any, values: Values) -> dict[str, Any]:
@@ -158,11 +168,17 @@ def checkpointing(value: Any, values: Values) -> dict[str, Any]:
     return {"gradient_checkpointing": bool(value)}
 
 
-def per_epoch(key: str) -> Rule:
-    """`evals_per_epoch`, `saves_per_epoch`: once an epoch is the closest there is."""
+def per_epoch(strategy: str, steps: str) -> Rule:
+    """`evals_per_epoch`, `saves_per_epoch`: so many in each, as a share of all updates."""
 
-    def rule(value: Any, values: Values) -> dict[str, Any]:
-        return {key: "epoch" if value else "no"}
+    def rule(value: Any, values: Values) -> dict[str, Any] | str:
+        held_out = values.get("val_set_size") or values.get("test_datasets")
+        if strategy == "eval_strategy" and value and not held_out:
+            return "no rows are held out (val_set_size, test_datasets)"
+        looks = value * (values.get("num_epochs") or DEFAULTS["num_epochs"]) if value else 0
+        if value == 1 or 0 < looks <= 1:
+            return {strategy: "epoch"}
+        return {strategy: "steps", steps: 1 / looks} if value else {strategy: "no"}
 
     return rule
 
@@ -181,8 +197,8 @@ def nested(value: Any, values: Values) -> dict[str, Any]:
 
 
 def plugins(value: Any, values: Values) -> str:
-    """Kernels change nothing; anything else might."""
-    known = ("liger", "cut_cross_entropy")
+    """Kernels change nothing, a tracker has its own key; anything else might."""
+    known = ("liger", "cut_cross_entropy", "integrations.kernels", "swanlab")
     strange = [name for name in value or [] if not any(part in str(name).lower() for part in known)]
     if strange:
         raise NoCounterpart(f"{strange[0]} is code of another trainer")
@@ -209,7 +225,7 @@ RULES: dict[str, Rule] = {
     "kto_undesirable_weight": read_as("undesirable_weight"),
     "datasets": sources,
     "test_datasets": held_out,
-    "val_set_size": held_out_share,
+    "val_set_size": trl.held_out,
     "sequence_len": read_as("max_length"),
     "adapter": adapter,
     "lora_target_linear": all_linear,
@@ -223,8 +239,8 @@ RULES: dict[str, Rule] = {
     "bf16": half,
     "bfloat16": half,
     "gradient_checkpointing": checkpointing,
-    "evals_per_epoch": per_epoch("eval_strategy"),
-    "saves_per_epoch": per_epoch("save_strategy"),
+    "evals_per_epoch": per_epoch("eval_strategy", "eval_steps"),
+    "saves_per_epoch": per_epoch("save_strategy", "save_steps"),
     "shuffle_merged_datasets": shuffled,
     "curriculum_sampling": ordered,
     "lora_target_modules": targets,
@@ -234,6 +250,9 @@ RULES: dict[str, Rule] = {
     "use_mlflow": trackers,
     "use_tensorboard": trackers,
     "use_trackio": trackers,
+    "use_swanlab": only(False, why=trl.ONLY_TRACKERS),
+    "use_comet": only(False, why=trl.ONLY_TRACKERS),
+    "use_otel_metrics": only(False, why=trl.ONLY_TRACKERS),
     "wandb_project": project,
     "mlflow_experiment_name": project,
     "trackio_project_name": project,
@@ -309,6 +328,9 @@ RULES: dict[str, Rule] = {
         "chunked_cross_entropy",
         "tiled_mlp",
         "use_kernels",
+        "use_scattermoe",
+        "use_sonicmoe",
+        "experimental_skip_move_to_device",
         "lora_on_cpu",
         "lora_embedding_kernel",
         "sample_packing_bin_size",
@@ -317,8 +339,17 @@ RULES: dict[str, Rule] = {
         "sample_packing_sequentially",
         "device_map",
     ),
+    "fsdp_version": no_effect("read together with fsdp_config"),
     **no_effects(
         trl.LOGS,
+        *(f"swanlab_{name}" for name in ("project", "experiment_name", "description", "mode", "workspace")),
+        *(f"swanlab_{name}" for name in ("api_key", "log_model", "web_host", "api_host")),
+        *(f"swanlab_{name}" for name in ("lark_webhook_url", "lark_secret", "log_completions")),
+        *(f"swanlab_{name}" for name in ("completion_log_interval", "completion_max_buffer")),
+        *(f"comet_{name}" for name in ("api_key", "workspace", "project_name", "experiment_key")),
+        *(f"comet_{name}" for name in ("mode", "online", "experiment_config")),
+        "otel_metrics_host",
+        "otel_metrics_port",
         "wandb_entity",
         "wandb_watch",
         "wandb_run_id",

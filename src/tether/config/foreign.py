@@ -17,7 +17,14 @@ Values = Mapping[str, Any]
 
 
 class NoCounterpart(ValueError):
-    """A key, or this value of it, cannot be honoured; the message says why and what to do."""
+    """A key, or this value of it, cannot be honoured; the message says why and what to do.
+
+    `honoured` is what a part of the value becomes nevertheless.
+    """
+
+    def __init__(self, why: str, honoured: Values | None = None) -> None:
+        super().__init__(why)
+        self.honoured = honoured or {}
 
 
 Rule = Callable[[Any, Values], Mapping[str, Any] | str]
@@ -104,6 +111,10 @@ def apply(tool: str, rules: Mapping[str, Rule], values: Values) -> Translated:
             outcome = rule(value, values)
         except NoCounterpart as problem:
             made.refused.append(f"{key}: {_shown(value)}: {problem}")
+            _put(made, problem.honoured, key)
+            continue
+        except (TypeError, ValueError, AttributeError):  # a text where a number belongs, and the like
+            made.refused.append(f"{key}: {_shown(value)}: this key cannot have such a value")
             continue
         if isinstance(outcome, str):
             made.ignored.append(f"{key}: {_shown(value)}: {outcome}")

@@ -13,6 +13,29 @@ DEFAULTS = {"cutoff_len": 2048, "finetuning_type": "lora", "lora_rank": 8, "lear
 """What LLaMA-Factory does where a key is left out, and we would do something else."""
 
 
+_COLUMNS = {
+    "prompt": ("instruction", "prompt", "question"),
+    "query": ("input",),
+    "response": ("output", "completion"),
+    "history": ("history",),
+    "messages": ("conversations", "messages", "completion"),
+    "system": ("system",),
+    "tools": ("tools",),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "kto_tag": ("kto_tag", "label"),
+}
+"""Columns of `dataset_info.json` -> the names by which rows are recognised here."""
+_TAGS = {
+    "role_tag": ("from", "role"),
+    "content_tag": ("value", "content"),
+    "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"),
+    "observation_tag": ("observation", "tool"),
+    "system_tag": ("system",),
+}
+
+
 def stage(value: Any, values: Values) -> dict[str, Any]:
     """Preference tuning, KTO or supervised; of supervised chats every assistant turn is scored there."""
     if value == "dpo":
@@ -89,6 +112,8 @@ def _source(name: str, folder: Path) -> str:
         raise NoCounterpart(f"{table} is no JSON object: {error}") from error
     if not isinstance(entry, dict):
         raise NoCounterpart(f"{table} has no entry {name}")
+    if problem := _unreadable(entry):
+        raise NoCounterpart(f"{table}: {name}: {problem}")
     if entry.get("hf_hub_url") and is_hub_name(entry["hf_hub_url"]):
         return with_split(entry["hf_hub_url"], entry.get("subset"), entry.get("split", "train"))
     if isinstance(entry.get("file_name"), str):
@@ -96,11 +121,18 @@ def _source(name: str, folder: Path) -> str:
     raise NoCounterpart(f"{table}: {name} has no file_name")
 
 
-def held_out_share(value: Any, values: Values) -> dict[str, Any]:
-    """`val_size` below 1 is a share; a number of rows has no counterpart."""
-    if value >= 1:
-        raise NoCounterpart("give the share of prompts to hold out, below 1, as eval_fraction")
-    return {"eval_fraction": value} if value else {}
+def _unreadable(entry: dict[str, Any]) -> str | None:
+    """Return what an entry of `dataset_info.json` asks for that reading its rows here would not do."""
+    for part, known in (("columns", _COLUMNS), ("tags", _TAGS)):
+        for key, column in (entry.get(part) or {}).items():
+            if key not in known:
+                return f"{part} has {key}, which is not read here"
+            if column not in known[key]:
+                return f"{part}: {key} is {column}; rows are recognised by names: use {known[key][0]}"
+    for key in ("num_samples", "folder"):
+        if entry.get(key):
+            return f"{key} cannot be honoured; prepare the file, or use max_samples"
+    return None
 
 
 def history(value: Any, values: Values) -> dict[str, Any]:
@@ -156,13 +188,14 @@ RULES: dict[str, Rule] = {
     "eval_dataset": dataset("eval_dataset_name"),
     "dataset_dir": no_effect("read together with dataset"),
     "cutoff_len": read_as("max_length"),
-    "val_size": held_out_share,
+    "val_size": trl.held_out,
     "mask_history": history,
     "early_stopping_steps": read_as("early_stopping_patience"),
     "disable_shuffling": in_order,
     "enable_thinking": only(True, why="give chat_template_kwargs with each row, or set it in the template"),
     "add_tokens": only("", why="vocabularies are never changed"),
     "add_special_tokens": only("", why="vocabularies are never changed"),
+    "use_swanlab": only(False, why=trl.ONLY_TRACKERS),
     **no_effects("log-probs are summed in fp32", "upcast_lmhead_output"),
     **no_effects("log in with hf auth login", "hf_hub_token"),
     "pure_bf16": pure_bf16,
@@ -171,7 +204,6 @@ RULES: dict[str, Rule] = {
     "ref_model_quantization_bit": only(0, why="not offered; leave the key out"),
     "adapter_name_or_path": only("", why="name the adapter's folder as model_name_or_path"),
     "additional_target": only("", why="LoRA goes on linear layers only"),
-    "max_samples": only(0, why="cut the file to the rows you mean, or use data_fraction"),
     "train_on_prompt": only(False, why="prompts are never scored; leave the key out"),
     "mix_strategy": only("concat", why="give weights instead: dataset_weights"),
     "interleave_probs": only("", why="give weights instead: dataset_weights"),
@@ -219,7 +251,8 @@ RULES: dict[str, Rule] = {
     ),
     **no_effects(
         trl.LOGS,
-        *("use_swanlab", "swanlab_project", "swanlab_run_name", "ray_run_name", "ray_storage_path"),
+        *(f"swanlab_{name}" for name in ("project", "workspace", "run_name", "mode", "api_key", "logdir")),
+        *("swanlab_lark_webhook_url", "swanlab_lark_secret", "ray_run_name", "ray_storage_path"),
         *("print_param_status", "compute_accuracy", "include_effective_tokens_per_second"),
     ),
 }

@@ -11,6 +11,8 @@ from tether.config.sources import with_weights
 
 REFERENCE_KINDS = ("self", "none", "prior", "moving", "columns", "model:PATH", "artifact:PATH")
 
+HELD_OUT = "eval_dataset_name, eval_fraction or eval_rows"
+
 TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 
 
@@ -36,6 +38,9 @@ class TrainConfig(AdapterOptions):
     eval_fraction: float = knob(
         "Data", "Share of prompts held out. When no eval data is given.", 0.0, ge=0, lt=1
     )
+    eval_rows: int | None = knob(
+        "Data", "Rows held out, whole prompts; instead of eval_fraction.", None, gt=0
+    )
     dataset_weights: tuple[float, ...] | None = knob(
         "Data", "How often the rows of each data source appear per epoch; unset: once each.", None
     )
@@ -48,6 +53,12 @@ class TrainConfig(AdapterOptions):
         1.0,
         gt=0,
         le=1,
+    )
+    max_samples: int | None = knob(
+        "Data",
+        "Rows taken of each data source, held-out ones too: the first that can be used; unset: all.",
+        None,
+        gt=0,
     )
     labels: Literal["given", "shuffled"] = knob(
         "Data",
@@ -130,17 +141,25 @@ class TrainConfig(AdapterOptions):
     )
     deterministic: bool = knob("Speed", "Deterministic CUDA kernels; CPU always is.", False)
 
-    logging_steps: int = knob("Watching", "Updates between log lines.", 10, gt=0)
+    logging_steps: int | float = knob(
+        "Watching", "Updates between log lines; below 1: share of all updates.", 10, gt=0
+    )
     eval_strategy: Literal["no", "steps", "epoch"] | None = knob(
         "Watching", "When held-out rows are measured; unset: per epoch when there are any.", None
     )
-    eval_steps: int | None = knob(
-        "Watching", "Updates between evaluations; unset: logging_steps. For eval_strategy steps.", None, gt=0
+    eval_steps: int | float | None = knob(
+        "Watching",
+        "Updates between evaluations; below 1: share of all updates; unset: logging_steps. "
+        "For eval_strategy steps.",
+        None,
+        gt=0,
     )
     save_strategy: Literal["no", "steps", "epoch", "best"] = knob(
         "Watching", "When checkpoints are saved.", "steps"
     )
-    save_steps: int = knob("Watching", "Updates between checkpoints.", 500, gt=0)
+    save_steps: int | float = knob(
+        "Watching", "Updates between checkpoints; below 1: share of all updates.", 500, gt=0
+    )
     save_total_limit: int | None = knob(
         "Watching", "Checkpoints kept; the newest good and the best stay.", 2, gt=0
     )
@@ -189,6 +208,15 @@ class TrainConfig(AdapterOptions):
             return value
         raise ValueError(f"is {value!r}; use one of {', '.join(REFERENCE_KINDS)}")
 
+    @field_validator("logging_steps", "eval_steps", "save_steps")
+    @classmethod
+    def _whole_or_share(cls, value: float | None) -> float | None:
+        if value is None or value < 1:
+            return value
+        if value != int(value):
+            raise ValueError(f"is {value:g}; give a whole number of updates, or a share of them below 1")
+        return int(value)
+
     @field_validator("lora_target_modules", "evaluators", "report_to", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
@@ -206,15 +234,17 @@ class TrainConfig(AdapterOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.eval_rows is not None and self.eval_fraction > 0:
+            raise ValueError("eval_rows and eval_fraction both say how much is held out; choose one")
         if self.load_best_model_at_end and not self.has_eval:
-            raise ValueError("load_best_model_at_end needs eval_dataset_name or eval_fraction")
+            raise ValueError(f"load_best_model_at_end needs {HELD_OUT}")
         if self.reference == "moving" and self.use_peft:
             raise ValueError(
                 "reference moving needs full tuning: mixing LoRA's factors is not mixing the models; "
                 "leave out use_peft, or use reference self"
             )
         if self.early_stopping_patience is not None and not self.has_eval:
-            raise ValueError("early_stopping_patience needs eval_dataset_name or eval_fraction")
+            raise ValueError(f"early_stopping_patience needs {HELD_OUT}")
         count = 1 if isinstance(self.dataset_name, str) else len(self.dataset_name)
         if self.dataset_weights is not None and len(self.dataset_weights) != count:
             raise ValueError(
@@ -228,7 +258,8 @@ class TrainConfig(AdapterOptions):
     @property
     def has_eval(self) -> bool:
         """Whether any held-out rows exist."""
-        return self.eval_dataset_name is not None or self.eval_fraction > 0
+        named, held_out = self.eval_dataset_name is not None, self.eval_rows is not None
+        return named or held_out or self.eval_fraction > 0
 
     @property
     def choice_seed(self) -> int:
@@ -253,3 +284,8 @@ class TrainConfig(AdapterOptions):
         if share is None and self.warmup_steps < 1:
             share = self.warmup_steps
         return math.ceil(total * share) if share is not None else int(self.warmup_steps)
+
+    def every(self, steps: float, total: int) -> int:
+        """Return the updates between two looks: `steps`, or below 1 a share of `total` (HF's rule)."""
+        # The small number keeps 0.07 of 100 updates at 7, which a float makes 7.000000000000001.
+        return max(1, math.ceil(total * steps - 1e-9)) if steps < 1 else int(steps)

@@ -68,6 +68,7 @@ _READ_ANYWAY = (
     "dataset_name",
     "bf16",
     "gradient_checkpointing",
+    "report_to",
 )
 """Keys of ours whose values other tools spell otherwise."""
 

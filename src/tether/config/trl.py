@@ -1,5 +1,6 @@
 """TRL's configs: `DPOConfig`, `ModelConfig`, `ScriptArguments` of 1.16, and keys of older versions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tether.config.foreign import (
@@ -13,6 +14,7 @@ from tether.config.foreign import (
     read_as,
 )
 from tether.config.sources import is_hub_name, model_name, with_split
+from tether.config.train import TRACKERS
 
 OURS = "tether train does this by itself"
 LOGS = "what is logged is the run's metrics.jsonl"
@@ -20,6 +22,7 @@ LOADER = "rows are in memory; there is no loader to tune"
 SPEED = "speed and memory only, arranged otherwise here"
 UPLOAD = "nothing is uploaded"
 DEVICES = "start the same command with torchrun instead"
+ONLY_TRACKERS = f"trackers are {', '.join(TRACKERS)}: report_to; metrics.jsonl has every number"
 
 ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused")
 SMALL_ADAMW = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adamw_torch_8bit",
@@ -126,6 +129,43 @@ def data_mix(value: Any, values: Values) -> dict[str, Any]:
     return {"dataset_name": value}
 
 
+def handbook_mix(value: Any, values: Values) -> dict[str, Any]:
+    """`dataset_mixture` of the alignment handbook: data sets of the hub with weights, and a held-out part."""
+    entries = value.get("datasets") if isinstance(value, Mapping) else None
+    if not isinstance(entries, list) or not all(isinstance(e, Mapping) and e.get("id") for e in entries):
+        raise NoCounterpart("datasets: a list of entries with an id is expected in it")
+    named: list[dict[str, Any]] = []
+    for entry in entries:
+        weight = entry.get("weight")
+        config = {"name": entry["config"]} if entry.get("config") else {}
+        named.append(
+            {
+                "path": entry["id"],
+                **config,
+                "split": entry.get("split") or "train",
+                **({} if weight is None else {"weight": weight}),
+            }
+        )
+    found: dict[str, Any] = {"dataset_name": named}
+    return {**found, **held_out(value.get("test_split_size"), values)}
+
+
+def held_out(value: Any, values: Values) -> dict[str, Any]:
+    """Read how much is held out: below 1 a share, else a number of rows."""
+    if not value:
+        return {}
+    return {"eval_fraction": value} if value < 1 else {"eval_rows": int(value)}
+
+
+def trackers(value: Any, values: Values) -> dict[str, Any]:
+    """`report_to`: the trackers there are; others have no counterpart."""
+    names = [str(name) for name in (value if isinstance(value, list) else [value])]
+    known = [name for name in names if name in (*TRACKERS, "none")]
+    if len(known) < len(names):
+        raise NoCounterpart(ONLY_TRACKERS, {"report_to": known} if known else {})
+    return {"report_to": value}
+
+
 def prompt_length(value: Any, values: Values) -> str:
     """Lengths of prompt and completion apart."""
     raise NoCounterpart(
@@ -139,7 +179,7 @@ RULES: dict[str, Rule] = {
         *("logging_strategy", "logging_first_step", "logging_dir", "log_on_each_node", "log_level"),
         *("log_level_replica", "disable_tqdm", "run_name", "project", "trackio_space_id"),
         *("trackio_bucket_id", "trackio_static_space_id", "include_num_input_tokens_seen"),
-        *("include_tokens_per_second", "report_to", "skip_memory_metrics", "debug", "plot_loss"),
+        *("include_tokens_per_second", "skip_memory_metrics", "debug", "plot_loss"),
     ),
     **no_effects(
         LOADER,
@@ -172,13 +212,22 @@ RULES: dict[str, Rule] = {
     ),
     **no_effects(
         UPLOAD,
-        *("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"),
+        *(
+            "hub_token",
+            "hub_private_repo",
+            "hub_model_id",
+            "hub_strategy",
+            "hub_always_push",
+            "hub_revision",
+            "hub_model_revision",
+        ),
     ),
     "resume_from_checkpoint": no_effect("a run folder resumes by itself"),
     "overwrite_output_dir": no_effect("an existing run folder is resumed, or refused"),
     "trust_remote_code": no_effect("code that comes with a model is never run"),
     "evaluation_strategy": read_as("eval_strategy"),
     "attn_implementation": attention,
+    "chat_template": only("", why="set the template in the tokenizer's folder"),
     "env": only({}, why="set environment variables where you start the command"),
     "optim": optimizer,
     "dtype": precision,
@@ -191,10 +240,14 @@ RULES: dict[str, Rule] = {
     "rpo_alpha": sft_addend,
     "dataset_name": dataset,
     "datasets": data_mix,
+    "dataset_mixture": handbook_mix,
+    "dataset_mixer": only({}, why="name each in dataset_name: [{path, split, weight}]"),
+    "dataset_splits": only([], why="name them in dataset_name: [{path, split, weight}]"),
+    "report_to": trackers,
     "dataset_config": split_of_dataset,
     "dataset_train_split": split_of_dataset,
     "dataset_test_split": split_of_dataset,
-    "test_split_size": read_as("eval_fraction"),
+    "test_split_size": held_out,
     "max_prompt_length": prompt_length,
     "max_completion_length": prompt_length,
     "max_target_length": prompt_length,
@@ -210,6 +263,8 @@ RULES: dict[str, Rule] = {
     **only_unset("the last update of an epoch is smaller, never dropped", "dataloader_drop_last"),
     **only_unset("a resumed run continues its data order", "ignore_data_skip"),
     **only_unset(UPLOAD + "; leave the key out", "push_to_hub"),
+    "num_processes": only(1, why=DEVICES),
+    "accelerate_config": only("single_gpu", why=DEVICES),
     **only_unset(DEVICES, "fsdp", "fsdp_config", "deepspeed", "parallelism_config"),
     **only_unset("not offered; load the model yourself and call tether.train", "model_init_kwargs"),
     **only_unset("LoRA goes on linear layers only", "lora_target_parameters", "lora_modules_to_save"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tether.data.prompts import prompt_text
 from tether.errors import DataError, UsageError
-from tether.records.rows import Preference, canonical_json
+from tether.records.rows import Origin, Preference, canonical_json
 
 Rows = list[Preference]
 
@@ -103,6 +103,22 @@ def halve(rows: Sequence[Preference], half: str, seed: int) -> tuple[Rows, Rows]
 def _pair(row: Preference) -> str:
     """Return prompt and texts of a row, whatever their labels."""
     return canonical_json([row.prompt, *sorted(canonical_json(c.content) for c in row.completions)])
+
+
+def first_of_each(rows: Sequence[Preference], count: int) -> tuple[Rows, Rows]:
+    """Return (kept, left out): of each data source the first `count` rows, as its files have them.
+
+    A pair that was taken apart into two rows counts once.
+    """
+    seen: dict[int, set[Origin]] = defaultdict(set)
+    sides: tuple[Rows, Rows] = ([], [])
+    for row in rows:
+        known = seen[row.origin.source]
+        kept = row.origin in known or len(known) < count
+        if kept:
+            known.add(row.origin)
+        sides[not kept].append(row)
+    return sides
 
 
 def shuffle_labels(rows: Sequence[Preference], seed: int) -> tuple[Rows, list[str]]:

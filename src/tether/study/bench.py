@@ -104,7 +104,7 @@ class Bench:
         if not prepared.held_out.rows:
             raise RunFolderError(
                 f"{self.folder}: no row is held out, so no cell can be measured; "
-                "set eval_fraction or eval_dataset_name"
+                "set eval_fraction, eval_rows or eval_dataset_name"
             )
         self._same_files(prepared)
         prompt_of = {row.row_id: canonical_json(row.prompt) for row in prepared.held_out.rows}

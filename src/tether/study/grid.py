@@ -174,7 +174,11 @@ def cell_config(config: StudyConfig, factors: Factors, cell_id: str) -> TrainCon
     """
     values: dict[str, Any] = {
         "split_seed": config.seed[0],
-        **({} if {"eval_fraction", "eval_dataset_name"} & set(config.fixed) else {"eval_fraction": 0.1}),
+        **(
+            {}
+            if {"eval_fraction", "eval_rows", "eval_dataset_name"} & set(config.fixed)
+            else {"eval_fraction": 0.1}
+        ),
         "measure_prompts": 0,
         "save_total_limit": 1,
         **config.fixed,

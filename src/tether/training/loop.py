@@ -79,6 +79,10 @@ class Loop:
         """Passes over the data so far."""
         return self.step / self.updates.updates_per_epoch
 
+    def due(self, steps: float) -> bool:
+        """Tell whether this step is one of those that come every `steps` updates."""
+        return self.step % self.config.every(steps, self.total) == 0
+
 
 def run_updates(loop: Loop) -> None:
     """Train from `loop.step` to the end.
@@ -95,7 +99,7 @@ def run_updates(loop: Loop) -> None:
         scored = _one_update(loop)
         loop.step += 1
         loop.watcher.step(loop.step, loop.total, scored.loss)
-        if loop.step % loop.config.logging_steps == 0 or loop.step == loop.total:
+        if loop.due(loop.config.logging_steps) or loop.step == loop.total:
             _log(loop)
         rows, samples = _due_eval(loop), _due_samples(loop)
         improved = _look(loop, rows=rows, samples=samples) if rows or samples else False
@@ -207,7 +211,7 @@ def _due_eval(loop: Loop) -> bool:
     if loop.step == loop.total:
         return True
     if strategy == "steps":
-        return loop.step % (loop.config.eval_steps or loop.config.logging_steps) == 0
+        return loop.due(loop.config.eval_steps or loop.config.logging_steps)
     return strategy == "epoch" and loop.step % loop.updates.updates_per_epoch == 0
 
 
@@ -223,7 +227,7 @@ def _due_save(loop: Loop, improved: bool) -> bool:
     if improved and (config.load_best_model_at_end or config.save_strategy == "best"):
         return True
     if config.save_strategy == "steps":
-        return loop.step % config.save_steps == 0 or loop.step == loop.total
+        return loop.due(config.save_steps) or loop.step == loop.total
     return config.save_strategy == "epoch" and loop.step % loop.updates.updates_per_epoch == 0
 
 

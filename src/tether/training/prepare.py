@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tether.config.train import TrainConfig
 from tether.data.checks import Loaded, load
-from tether.data.mix import halve, mix, shuffle_labels, split, take
+from tether.data.mix import first_of_each, halve, mix, shuffle_labels, split, take
 from tether.data.tasks import Task
 from tether.errors import DataError, ModelError
 from tether.objectives import OBJECTIVES, needs_mismatched
@@ -106,10 +106,13 @@ def prepare(
         DataError: nothing is left to train on.
 
     """
-    rows, held_out = (_for_task(part, task, config.score_turns) for part in (loaded.rows, loaded.eval_rows))
-    if not held_out and config.eval_fraction > 0:
-        rows, held_out = split(rows, config.eval_fraction, config.choice_seed)
     findings: list[Finding] = []
+    rows, held_out = (
+        _for_task(_first(part, config, findings, side), task, config.score_turns)
+        for part, side in ((loaded.rows, "train"), (loaded.eval_rows, "eval"))
+    )
+    if not held_out:
+        rows, held_out = split(rows, _share_held_out(config, len(rows)), config.choice_seed)
     if config.data_fraction < 1:
         rows, unused = take(rows, config.data_fraction, config.choice_seed)
         text = f"not used: data_fraction is {config.data_fraction:g}"
@@ -143,6 +146,35 @@ def prepare(
         "findings": [{**finding, "rows": [], "details": []} for finding in preflight["findings"]],
     }
     return Prepared(train, evaluation, preflight, data)
+
+
+def _share_held_out(config: TrainConfig, rows: int) -> float:
+    """Return the share of the rows to hold out.
+
+    Raises:
+        DataError: `eval_rows` leaves nothing to train on.
+
+    """
+    if config.eval_rows is None:
+        return config.eval_fraction
+    if config.eval_rows >= rows:
+        raise DataError(f"eval_rows is {config.eval_rows}, but there are {rows} rows; hold fewer out")
+    # Half a row less, so that rounding never holds out a prompt more than was asked for.
+    return (config.eval_rows - 0.5) / rows
+
+
+def _first(
+    rows: list[Preference], config: TrainConfig, findings: list[Finding], side: str
+) -> list[Preference]:
+    """Keep the first rows of every source (`max_samples`)."""
+    if config.max_samples is None:
+        return rows
+    rows, unused = first_of_each(rows, config.max_samples)
+    if unused:
+        ids = list(dict.fromkeys(row.row_id for row in unused))
+        text = f"not used: max_samples is {config.max_samples}"
+        findings.append(_finding(f"{side}_max_samples", "dropped", ids, text))
+    return rows
 
 
 def _for_task(rows: Sequence[Preference], task: Task, score_turns: str) -> list[Preference]:
