@@ -168,17 +168,20 @@ def _bucketed(rows: list[_Row], costs: CallCosts) -> list[list[_Row]]:
     """Join rows of like size, longest first, while the padding costs less than a call of their own."""
     ordered = sorted(rows, key=lambda row: (row.causal, row.keys, row.queries), reverse=True)
     buckets: list[list[_Row]] = []
+    widest = 0  # Queries of the last call so far.
     for row in ordered:
+        cost = row.queries * row.keys
         if buckets:
             head = buckets[-1][0]
-            queries = max(row.queries, *(member.queries for member in buckets[-1]))
-            grown = (queries - max(member.queries for member in buckets[-1])) * head.keys * len(buckets[-1])
-            padding = queries * head.keys - row.queries * row.keys + grown
-            allowed = costs.overhead + row.queries * row.keys // 20
-            if head.causal == row.causal and padding <= allowed:
+            queries = max(row.queries, widest)
+            grown = (queries - widest) * head.keys * len(buckets[-1])
+            padding = queries * head.keys - cost + grown
+            if head.causal == row.causal and padding <= costs.overhead + cost // 20:
                 buckets[-1].append(row)
+                widest = queries
                 continue
         buckets.append([row])
+        widest = row.queries
     return buckets
 
 

@@ -58,44 +58,51 @@ class GroupBatch:
         """How many tokens of each completion are scored."""
         if self.scored is None:
             return self.completion_lengths
-        pieces = self.scored.split(self.completion_lengths.tolist())
-        return torch.stack([piece.sum() for piece in pieces])
+        parts = self.scored.split(self.completion_lengths.tolist())
+        return torch.stack([part.sum() for part in parts])
 
     def with_role(self, *names: str) -> Int64[Tensor, " n"]:
         """Return the sequence indices whose role is one of `names`, in order."""
         return torch.tensor([i for i, role in enumerate(self.roles) if role in names], dtype=torch.int64)
 
+    @property
+    def sizes(self) -> Int64[Tensor, " G"]:
+        """How many completions each group has."""
+        return torch.bincount(self.group_of, minlength=len(self))
+
+    def sequences_of(self, groups: Sequence[int]) -> Int64[Tensor, " m"]:
+        """Return the sequence indices of these groups, group after group."""
+        return places(self.sizes, torch.tensor(list(groups), dtype=torch.int64))
+
     def select(self, groups: Sequence[int]) -> "GroupBatch":
         """Return the batch of these groups, in this order."""
-        prompts = torch.split(self.prompt_ids, self.prompt_lengths.tolist())
-        completions = torch.split(self.completion_ids, self.completion_lengths.tolist())
-        members: list[list[int]] = [[] for _ in range(len(self))]
-        for sequence, group in enumerate(self.group_of.tolist()):
-            members[group].append(sequence)
-        order = [sequence for group in groups for sequence in members[group]]
         index = torch.tensor(list(groups), dtype=torch.int64)
-        empty = self.prompt_ids.new_empty(0)
-        scored = None
-        if self.scored is not None:
-            pieces = torch.split(self.scored, self.completion_lengths.tolist())
-            scored = torch.cat([pieces[sequence] for sequence in order] or [self.scored[:0]])
+        chosen = self.sequences_of(groups)
+        order = chosen.tolist()
+        tokens = places(self.completion_lengths, chosen)
         return replace(
             self,
             row_ids=tuple(self.row_ids[group] for group in groups),
-            prompt_ids=torch.cat([prompts[group] for group in groups] or [empty]),
+            prompt_ids=self.prompt_ids[places(self.prompt_lengths, index)],
             prompt_lengths=self.prompt_lengths[index],
-            completion_ids=torch.cat([completions[sequence] for sequence in order] or [empty]),
-            completion_lengths=self.completion_lengths[torch.tensor(order, dtype=torch.int64)],
-            group_of=torch.tensor(
-                [new for new, group in enumerate(groups) for _ in members[group]], dtype=torch.int64
-            ),
+            completion_ids=self.completion_ids[tokens],
+            completion_lengths=self.completion_lengths[chosen],
+            group_of=torch.arange(len(index)).repeat_interleave(self.sizes[index]),
             roles=tuple(self.roles[sequence] for sequence in order),
             keys=tuple(self.keys[sequence] for sequence in order),
             weights=self.weights[index],
             margins=self.margins[index],
             probabilities=self.probabilities[index],
-            scored=scored,
+            scored=None if self.scored is None else self.scored[tokens],
         )
+
+
+def places(lengths: Int64[Tensor, " S"], index: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
+    """Return where the elements of the pieces at `index` stand among S neighbours of these lengths."""
+    index = index.to(lengths.device)
+    kept = lengths[index]
+    shift = lengths.cumsum(0)[index] - kept.cumsum(0)
+    return torch.arange(int(kept.sum()), device=lengths.device) + shift.repeat_interleave(kept)
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,7 @@ class SequenceLogProbs:
         """Return the sequences at `index`; per-token values follow."""
         tokens = None
         if self.tokens is not None:
-            pieces = torch.split(self.tokens, self.counts.tolist())
-            tokens = torch.cat([pieces[i] for i in index.tolist()] or [self.tokens[:0]])
+            tokens = self.tokens[places(self.counts, index)]
         return SequenceLogProbs(self.sums[index], self.counts[index], tokens)
 
     def detach(self) -> "SequenceLogProbs":

@@ -21,7 +21,7 @@ from tether.policies.logprobs import forward_backward, sequence_logprobs
 from tether.policies.reference import Scores
 from tether.policies.sharding import in_shards
 from tether.policies.tilted import LiveReference, tilted_logprobs
-from tether.records.tensors import GroupBatch, LossInputs, LossOutput, SequenceLogProbs, Tilted
+from tether.records.tensors import GroupBatch, LossInputs, LossOutput, SequenceLogProbs, Tilted, places
 from tether.tokens.collate import plan_microbatches
 from tether.training.parallel import ALONE, Processes, shares
 
@@ -157,7 +157,7 @@ def update_gradient(
     parts: list[SequenceLogProbs] = []
     for groups in plan.parts:
         part = batch.select(groups)
-        sequences = _sequences_of(batch, groups)
+        sequences = batch.sequences_of(groups)
 
         def loss(
             values: SequenceLogProbs,
@@ -165,7 +165,7 @@ def update_gradient(
             part: GroupBatch = part,
             sequences: Tensor = sequences,
         ) -> Tensor:
-            members = _sequences_of(part, chunk.tolist())
+            members = part.sequences_of(chunk.tolist())
             if coefficients is not None:
                 weights = coefficients[sequences[members]].to(values.sums.device)
                 return (weights * values.sums).sum()
@@ -226,7 +226,7 @@ def _tilted(engine: Engine, batch: GroupBatch, budget: int) -> Tilted | None:
             )
         parts.append((found.away.cpu(), found.towards.cpu()))
     for groups, found in zip(plan.parts, parts, strict=False):
-        mine = _sequences_of(batch, groups)
+        mine = batch.sequences_of(groups)
         away[mine], towards[mine] = found
     return Tilted(engine.processes.summed(away), engine.processes.summed(towards))
 
@@ -321,13 +321,6 @@ def _names(rows: Sequence[str], limit: int = 5) -> str:
     return ", ".join(unique[:limit]) + more
 
 
-def _sequences_of(batch: GroupBatch, groups: Sequence[int]) -> Tensor:
-    wanted = set(groups)
-    order = {group: place for place, group in enumerate(groups)}
-    found = [(order[g], i) for i, g in enumerate(batch.group_of.tolist()) if g in wanted]
-    return torch.tensor([i for _, i in sorted(found)], dtype=torch.int64)
-
-
 def _join(
     engine: Engine, batch: GroupBatch, plan: Plan, parts: Sequence[SequenceLogProbs]
 ) -> SequenceLogProbs:
@@ -335,14 +328,11 @@ def _join(
     lengths = batch.scored_lengths
     count = batch.sequences
     values = torch.zeros(count + int(lengths.sum()), dtype=torch.float32)
-    ends = lengths.cumsum(0)
     for groups, part in zip(plan.parts, parts, strict=True):
         assert part.tokens is not None, "a policy knows its tokens"
-        mine = _sequences_of(batch, groups)
+        mine = batch.sequences_of(groups)
         values[mine] = part.sums
-        for sequence, tokens in zip(mine.tolist(), part.tokens.split(part.counts.tolist()), strict=True):
-            end = count + int(ends[sequence])
-            values[end - len(tokens) : end] = tokens
+        values[count + places(lengths, mine)] = part.tokens
     # Every place is filled by one process and zero in the others, so that adding them changes no bit.
     values = engine.processes.summed(values)
     return SequenceLogProbs(values[:count], lengths, values[count:])
