@@ -174,7 +174,8 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
             peer.setdefault(name, []).append(run)
             agree(workload, name, mine[-1], run, bf16=setting.bf16)
     after = rates(shape, **kind)
-    better = Rates(*(max(a, b) for a, b in zip(vars(before).values(), vars(after).values(), strict=True)))
+    sides = zip(vars(before).values(), vars(after).values(), strict=True)
+    usual = Rates(*(statistics.fmean(pair) for pair in sides))
     return Result(
         workload,
         files.source,
@@ -184,9 +185,9 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
             name: Column(mine, runs, [b.seconds / a.seconds for a, b in zip(mine, runs, strict=True)])
             for name, runs in peer.items()
         },
-        better,
+        usual,
         least,
-        [] if workload.betas else [run.seconds / least.seconds(better) for run in mine],
+        [] if workload.betas else [run.seconds / least.seconds(usual) for run in mine],
         _memory(ours, theirs, mine, peer, turns) if workload.memory else {},
     )
 

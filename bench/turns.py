@@ -1,6 +1,7 @@
 """Fresh processes in turns, and the guard that rejects a run on a busy machine."""
 
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from bench.jobs import Job, Outcome, read_outcome, write
 from bench.machine import QUIET, square_rate
 
 ROOT = Path(__file__).resolve().parents[1]
-TRIES = 4
+TRIES = 6
+PROBES = 7
+"""At the start; their median is the machine's usual rate."""
 
 CHILDREN = {"tether": "bench.ours", "tether-score": "bench.ours", "trl": "bench.theirs"}
 
 
 class NotQuiet(Exception):
-    """The machine never gave its full speed for the length of a run."""
+    """The machine did not keep its usual speed for the length of a run."""
 
 
 class ChildFailed(Exception):
@@ -39,16 +42,16 @@ class Turns:
 
     def __init__(self, work: Path, *, threads: int, busy_ok: bool, say: Callable[[str], None]) -> None:
         self._work, self._threads, self._busy_ok, self._say = work, threads, busy_ok, say
-        self._nominal: dict[tuple[str, bool], float] = {}
+        self._usual: dict[tuple[str, bool], float] = {}
         self._count = 0
         self.rejected = 0
 
-    def nominal(self, device: str, bf16: bool) -> float:
-        """Return the best rate seen so far; measured well at the first call."""
+    def usual(self, device: str, bf16: bool) -> float:
+        """Return the machine's usual rate: a median, for a best one is luck on a shared host."""
         key = (device, bf16)
-        if key not in self._nominal:
-            self._nominal[key] = max(square_rate(device, bf16) for _ in range(2))
-        return self._nominal[key]
+        if key not in self._usual:
+            self._usual[key] = statistics.median(square_rate(device, bf16) for _ in range(PROBES))
+        return self._usual[key]
 
     def unclocked(self, job: Job) -> Outcome:
         """Run a job in a fresh process for what a slow machine leaves as it is: its memory."""
@@ -63,16 +66,15 @@ class Turns:
 
         """
         for _ in range(TRIES):
-            nominal = self.nominal(job.device, job.bf16)
+            usual = self.usual(job.device, job.bf16)
             before = square_rate(job.device, job.bf16)
             run, outcome = self._child(job)
             after = square_rate(job.device, job.bf16)
-            self._nominal[job.device, job.bf16] = max(nominal, before, after)
             slow = min(before, after)
-            if self._busy_ok or slow >= QUIET * nominal:
+            if self._busy_ok or slow >= QUIET * usual:
                 return Run(run, outcome, slow)
             self.rejected += 1
-            self._say(f"rejected: the machine gave {slow / nominal:.0%} of its speed around this run")
+            self._say(f"rejected: the machine gave {slow / usual:.0%} of its usual speed around this run")
         raise NotQuiet(f"{TRIES} runs in a row were rejected; end what else runs here, or give --busy-ok")
 
     def _child(self, job: Job) -> tuple[Job, Outcome]:

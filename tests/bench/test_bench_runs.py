@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import report, turns
+from bench import machine, report, turns
 from bench.floor import Shape, work
 from bench.jobs import Job, Outcome, read_job, write
 from bench.machine import Rates
@@ -65,7 +65,7 @@ def test_a_run_with_another_number_of_updates_does_not_count() -> None:
 
 
 def guarded(monkeypatch: pytest.MonkeyPatch, rates: list[float], **options: Any) -> turns.Run:
-    left = iter([100.0] * 2 + rates)
+    left = iter([300.0, *[100.0] * 5, 40.0, *rates])
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
     said: list[str] = []
@@ -79,9 +79,9 @@ def test_a_run_on_a_slowed_machine_is_done_again(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(turns.NotQuiet, match="4 runs in a row"):
-        guarded(monkeypatch, [50.0] * 8)
-    assert guarded(monkeypatch, [50.0] * 8, busy_ok=True).rate == 50
+    with pytest.raises(turns.NotQuiet, match="6 runs in a row"):
+        guarded(monkeypatch, [50.0] * 12)
+    assert guarded(monkeypatch, [50.0] * 2, busy_ok=True).rate == 50
 
 
 def test_memory_is_measured_however_fast_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +152,10 @@ def test_every_stage_of_an_update_is_measured(tmp_path: Path, monkeypatch: pytes
     assert {"tokenise", "collate", "gradient: attention", "gradient: head", "optimizer"} <= set(found)
     assert all(value > 0 for value in found.values())
     assert "gradient, whole" in as_table(found)
+
+
+def test_a_rate_is_all_work_over_all_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 1.5, 4.0, 4.0])  # start, then after the first, second and third product
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    found = machine.rate(8, 8, 8, device="cpu", bf16=False, seconds=3.0)
+    assert found == pytest.approx(2 * 8**3 * 3 / 4.0)
