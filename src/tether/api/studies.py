@@ -15,8 +15,9 @@ from tether.records.calibration import Calibration
 from tether.records.references import ReferenceComparison
 from tether.records.study import StudyRecord
 from tether.study.bench import Bench
-from tether.study.calibrate import DIALS, Judging
+from tether.study.calibrate import DIALS
 from tether.study.calibrate import calibrate as run_calibration
+from tether.study.dialler import Judging
 from tether.study.execute import StudyFolder, StudyWatcher, Unwatched
 from tether.study.execute import run_study as run_in_folder
 from tether.study.plan import StudyPlan, plan_study
@@ -61,14 +62,21 @@ def calibrate(
     judge: str | None = None,
     evaluator: str | None = None,
     prompts: int | None = None,
+    halves: bool = False,
     watcher: Watcher | None = None,
     **options: Any,
 ) -> Calibration:
-    """Say how tight from one training run; the same as `tether calibrate`."""
+    """Say how tight from one training run, or two on half of the pairs; the same as `tether calibrate`."""
     values = {"model_name_or_path": str(model), "dataset_name": str(data), "output_dir": str(output_dir)}
     config = build(TrainConfig, {**values, **options}, aliases=TRAIN_ALIASES, source="calibrate")
     return calibrate_config(
-        config, dials=dials, judge=judge, evaluator=evaluator, prompts=prompts, watcher=watcher
+        config,
+        dials=dials,
+        judge=judge,
+        evaluator=evaluator,
+        prompts=prompts,
+        halves=halves,
+        watcher=watcher,
     )
 
 
@@ -79,6 +87,7 @@ def calibrate_config(
     judge: str | None = None,
     evaluator: str | None = None,
     prompts: int | None = None,
+    halves: bool = False,
     watcher: Watcher | None = None,
 ) -> Calibration:
     """Calibrate a resolved config.
@@ -97,7 +106,9 @@ def calibrate_config(
         cache = Path(config.output_dir) / "opinions.jsonl"
         cache.parent.mkdir(parents=True, exist_ok=True)
         judging = Judging(judge, judge=judge_named(judge), cache=Cache(cache))
-    return run_calibration(config, dials=dials, judging=judging, prompts=prompts, watcher=watcher)
+    return run_calibration(
+        config, dials=dials, judging=judging, prompts=prompts, halves=halves, watcher=watcher
+    )
 
 
 def compare_references(

@@ -1,4 +1,4 @@
-"""`tether calibrate`: how tight, from one training run and the dial."""
+"""`tether calibrate`: how tight, from one training run (or two of half the pairs) and the dial."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,10 +6,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tether.cli.options import with_options
-from tether.cli.output import console, print_json, print_table
+from tether.cli.output import console, print_json, print_table, wrapped
 from tether.config.aliases import TRAIN_ALIASES
 from tether.config.parse import build
 from tether.config.train import TrainConfig
+from tether.records.calibration import CALIBRATION
+from tether.reports.tables import decimals_for, number
 
 GROUPS = [
     "Data", "Objective", "Model", "LoRA", "Optimiser", "Speed", "Watching", "Measuring", "Run",
@@ -31,6 +33,9 @@ def calibrate(
     prompts: Annotated[
         int | None, Parameter(help="Prompts answered; unset: what half a training run pays for, at least 20.")
     ] = None,
+    halves: Annotated[
+        bool, Parameter(help="Train two, each on half of the pairs, each scored by the other.", negative="")
+    ] = False,
     json: Annotated[bool, Parameter(help="Print calibration.json.", negative="")] = False,
     quiet: Annotated[bool, Parameter(help="No progress and no notes.", negative="")] = False,
     **options: Any,
@@ -51,6 +56,7 @@ def calibrate(
             judge=judge,
             evaluator=evaluator,
             prompts=prompts,
+            halves=halves,
             watcher=terminal,
         )
     finally:
@@ -66,26 +72,43 @@ def calibrate(
 def show(found: Any, folder: Path) -> None:
     """Print the answer, then what it rests on."""
     out = console()
-    out.print(found.answer.sentence)
-    for note in (*found.answer.notes, *found.notes):
-        out.print(f"- {note}")
-    print_table(
-        "",
-        ["dial", "stands for beta", "KL from start", "gain over start", "tokens"],
-        [
-            [p.dial, p.beta, _told(p.kl), "-" if p.gain is None else _told(p.gain), f"{p.tokens:.1f}"]
-            for p in found.points
-        ],
+    out.print(wrapped(found.answer.sentence))
+    rule = found.cross_fitted
+    notes = [*found.answer.notes, *found.notes]
+    if rule is not None:
+        choice = "nothing" if rule.choice is None else rule.choice
+        notes.append(f"cross-fitting, which is not proven to choose well, would take {choice}")
+    for note in notes:
+        out.print(wrapped(f"- {note}"))
+    columns = ["dial", "as beta", "KL from start", *([] if found.judge is None else ["gain over start"])]
+    columns += [] if rule is None else ["cross-fitted reward"]
+    rows: list[list[object]] = []
+    for p in found.points:
+        row: list[object] = [p.dial, p.beta, _told(p.kl)]
+        row += [] if found.judge is None else [_told(p.gain)]
+        row += [] if rule is None else [_told(p.cross_fitted)]
+        rows.append([*row, f"{p.tokens:.1f}"])
+    out.print()
+    print_table("", [*columns, "tokens"], rows)
+    out.print()
+    out.print(
+        wrapped(f"cost {found.cost:.2f} training runs; {found.prompts} prompts; {folder / CALIBRATION}")
     )
-    out.print(f"cost {found.cost:.2f} training runs; {found.prompts} prompts; {folder / 'calibration.json'}")
     if found.recommended_dial is not None:
-        out.print(
-            f"ship it: tether generate {found.trained} --reference {found.model} "
-            f"--dial {found.recommended_dial:g} ..."
-        )
+        out.print("ship it, or train again with the beta:")
+        for trained in found.trained:
+            out.print(
+                f"  tether generate {trained} --reference {found.model} --dial {found.recommended_dial:g} ..."
+            )
 
 
 def _told(estimate: Any) -> str:
-    if estimate.low is None:
-        return f"{estimate.estimate:.3g}"
-    return f"{estimate.estimate:.3g} ({estimate.low:.3g} to {estimate.high:.3g})"
+    if estimate is None:
+        return "-"
+    decimals = decimals_for(estimate.se)
+    ends = (
+        ""
+        if estimate.low is None
+        else f" ({number(estimate.low, decimals)} to {number(estimate.high, decimals)})"
+    )
+    return number(estimate.estimate, decimals) + ends

@@ -1,16 +1,16 @@
-"""What `tether calibrate` finds: one trained model turned up and down, and the strength that follows."""
+"""What `tether calibrate` finds: a trained model turned up and down, and the strength that follows."""
 
 from pathlib import Path
 
 from tether.errors import RunFolderError
-from tether.records.findings import Answer, Estimate
+from tether.records.findings import Answer, Estimate, RuleFinding
 from tether.records.results import SCHEMA, Record
 
 CALIBRATION = "calibration.json"
 
 
 class DialPoint(Record):
-    """The trained model at one dial value d: policy^d * start^(1 - d), token by token."""
+    """The trained model at one dial value d: policy^d * start^(1 - d), token by token. Of two: their mean."""
 
     dial: float
     beta: float
@@ -20,6 +20,9 @@ class DialPoint(Record):
     gain: Estimate | None
     """Judge's score less the start model's, on the same prompts; None without a judge. All intervals hold
     together."""
+    cross_fitted: Estimate | None = None
+    """Implicit reward by the other half's model, beta (log scorer - log start) in nats, less the start
+    model's; None where one model was trained on all pairs. These intervals hold together too."""
     tokens: float
     """Mean answer length, end token included."""
     end_rate: float
@@ -30,9 +33,9 @@ class Calibration(Record):
 
     schema_version: int = SCHEMA
     model: str
-    data: str
-    trained: str
-    """Folder of the trained model."""
+    data: tuple[str, ...]
+    trained: tuple[str, ...]
+    """Folders of the trained models: one, or one of each half of the pairs."""
     trained_beta: float
     judge: str | None
     answer: Answer
@@ -41,11 +44,13 @@ class Calibration(Record):
     recommended_beta: float | None
     """Or train again with this beta; an extrapolation from the dial, best near 1."""
     points: tuple[DialPoint, ...]
+    cross_fitted: RuleFinding | None = None
+    """What cross-fitting would choose; not proven, so never the recommendation."""
     prompts: int
     seconds: dict[str, float]
     """train (reference scoring included), sample and score."""
     cost: float
-    """All of it in training runs."""
+    """All of it in training runs on all pairs."""
     notes: tuple[str, ...] = ()
 
 

@@ -35,6 +35,18 @@ class Dialled:
 
 
 @dataclass(frozen=True)
+class Words:
+    """How answers speak of the settings, in the words of the command whose board it is."""
+
+    take: str = "Of these trained models take the one at"
+    """Before the setting's name, where there is one seed."""
+    trained: int | None = None
+    """Models that were trained, where not one per setting."""
+    seeds: str = "--seed 0,1,2 would tell"
+    strengths: str = "which tether study add can try"
+
+
+@dataclass(frozen=True)
 class Board:
     """Scores and KL of the start model (row 0) and of every compared setting."""
 
@@ -53,6 +65,7 @@ class Board:
     dialled: tuple[Dialled, ...] = ()
     notices: tuple[str, ...] = ()
     draws: int = DRAWS
+    words: Words = Words()
 
     @property
     def n(self) -> int:

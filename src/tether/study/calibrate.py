@@ -4,11 +4,15 @@ At dial d the answers come from policy^d * start^(1 - d), token by token (DeRa, 
 stands for training at beta / d: exactly so over whole answers of an optimal policy, approximately otherwise.
 Every dial value answers the same prompts with the same noise, so the rule of `study.tight` applies to dials
 as it does to betas.
+
+With `halves` two models are trained, each on half of the pairs, and each is the scorer of what the other
+writes: the cross-fitted implicit reward of `study.crossed`, for one training run in all. Scorers are as tight
+as the policies, so the beta of both is fixed beforehand; other strengths of the policies come from the dial.
 """
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,44 +23,24 @@ from tether.analysis.drift import Behaviour, degeneration, distinct, repetition
 from tether.analysis.stats import mean_interval
 from tether.config.train import TrainConfig
 from tether.errors import RunFolderError, UsageError
-from tether.generation.measure import MeasuredSample, measure, measure_dials
-from tether.judging.judges import Judge
-from tether.judging.pairwise import Cache, Pair, judge_pairs
-from tether.policies.load import load_model
+from tether.generation.measure import MeasuredSample
 from tether.records.calibration import CALIBRATION, Calibration, DialPoint
-from tether.records.findings import Answer, Estimate, Setting
-from tether.records.protocols import Evaluator
+from tether.records.findings import Answer, Estimate, RuleFinding, ScorerChoice, Setting, Tight
 from tether.records.results import RunRecord, write_json
-from tether.records.rows import Preference, canonical_json
-from tether.study.board import Array, Board
-from tether.study.judged import NOISE
+from tether.records.study import crossed_score
+from tether.study.board import Array, Board, Words
+from tether.study.crossed import HALVES, check_half, half_config
+from tether.study.dialler import Answers, Dialler, Judging, Samples, within
+from tether.study.rules import CROSS_FITTED
 from tether.study.tight import how_tight
-from tether.tokens.load import load_tokenizer, stop_ids
-from tether.tokens.render import Renderer
-from tether.training.prepare import prepare, read, task_of
 from tether.training.run import train
-from tether.training.score import device_of
 from tether.training.track import Silent, Watcher
 
 DIALS = (0.25, 0.5, 1.0, 2.0, 4.0)
-SHARE = 0.5
-"""Sampling and scoring may take this share of the training run: 1.5 runs in all."""
-FEWEST, MOST = 20, 512
-"""Prompts answered: fewer than 20 make intervals that cannot be trusted."""
-PILOT = 4
-"""Prompts answered first, to see how long one takes."""
-
-Samples = list[MeasuredSample]
-
-
-@dataclass(frozen=True)
-class Judging:
-    """Who says what is better: an evaluator's score, or a judge who compares with the start's answer."""
-
-    name: str
-    evaluator: Evaluator | None = None
-    judge: Judge | None = None
-    cache: Cache | None = None
+LIMIT = 1.5
+"""Training, sampling and scoring may take this many training runs on all pairs."""
+HELD_OUT = 0.1
+"""Share of the prompts held out where nothing else is said, as in a study."""
 
 
 def calibrate(
@@ -65,44 +49,56 @@ def calibrate(
     dials: Sequence[float] = DIALS,
     judging: Judging | None = None,
     prompts: int | None = None,
+    halves: bool = False,
     watcher: Watcher | None = None,
 ) -> Calibration:
-    """Train once at `config.beta`, dial, and say how tight; `config.output_dir` holds `run/` and the result.
+    """Train at `config.beta`, dial, and say how tight; `config.output_dir` holds the runs and the result.
 
-    Without a judge the price of each dial in KL is printed and nothing is recommended: no rule without a
-    judge has been shown to choose well (docs/findings.md).
+    Without a judge the price of each dial in KL, and with `halves` its cross-fitted reward, is told and
+    nothing is recommended: no rule without a judge has been shown to choose well (docs/results.md).
 
     Raises:
-        UsageError: dials that are not positive and different, or another reference than self.
+        UsageError: dials that are not positive and different, another reference than self, halves of an
+            objective other than DPO.
+        DataError: halves that do not fill one update.
         RunFolderError: the folder holds something else.
 
     """
     watcher = watcher or Silent()
-    values = _checked(config, dials)
+    values = _checked(config, dials, halves)
+    if not {"eval_fraction", "eval_dataset_name"} & config.model_fields_set:
+        config = config.model_copy(update={"eval_fraction": HELD_OUT})
     folder = Path(config.output_dir)
-    _own(folder)
-    run = config.model_copy(update={"output_dir": str(folder / "run"), "measure_prompts": 0})
-    record = train(run, watcher=watcher)
+    _own(folder, halves)
+    records = _train(config, folder, halves, watcher)
     # With the commit, where the model is of the hub.
-    config = config.model_copy(update={"model_name_or_path": record.config["model_name_or_path"]})
-    trained = sum(record.timing.get(name, 0.0) for name in ("reference", "training"))
+    pinned = records[0].config["model_name_or_path"]
+    config = config.model_copy(update={"model_name_or_path": pinned})
+    trained = sum(record.timing.get(name, 0.0) for record in records for name in ("reference", "training"))
+    whole = trained / _share(config, halves)
     began = time.perf_counter()
-    dialler = _Dialler(config, folder / "run" / "model", judging, watcher)
-    asked = dialler.asked(prompts, len(values), SHARE * trained)
-    start = dialler.start(asked)
-    dialled = dialler.dialled(values, asked)
+    homes = {name: folder / home / "model" for name, home in _homes(halves).items()}
+    dialler = Dialler(config, homes, judging, watcher)
+    rows, held_out = dialler.rows()
+    left = LIMIT * whole - trained - (time.perf_counter() - began)
+    parts = within(rows, left) if prompts is None else iter([rows[:prompts]])
+    answers = dialler.answers(values, parts)
     spent = time.perf_counter() - began
-    found = _found(config, record, values, start, dialled, judging)
-    notes = [*found.pop("notes"), *_cost_notes(spent, trained, len(asked), prompts)]
+    found = _found(config, values, answers, judging, halves)
+    cost = (trained + spent) / whole if whole else math.inf
+    notes = list(found.pop("notes"))
+    if not held_out:
+        notes.append("no rows were held out: the prompts are those of training; set eval_fraction")
+    notes += _cost_note(cost, len(answers.start), prompts)
     result = Calibration(
         model=config.model_name_or_path,
-        data=str(config.dataset_name),
-        trained=str(folder / "run" / "model"),
+        data=(config.dataset_name,) if isinstance(config.dataset_name, str) else config.dataset_name,
+        trained=tuple(str(home) for home in homes.values()),
         trained_beta=config.beta,
         judge=judging.name if judging else None,
-        prompts=len(asked),
+        prompts=len(answers.start),
         seconds={"train": trained, "sample and score": spent},
-        cost=(trained + spent) / trained if trained else math.inf,
+        cost=cost,
         notes=tuple(notes),
         **found,
     )
@@ -110,7 +106,33 @@ def calibrate(
     return result
 
 
-def _checked(config: TrainConfig, dials: Sequence[float]) -> list[float]:
+def _homes(halves: bool) -> dict[str, str]:
+    """Return the folder of every run, inside the calibration's, by what it is trained on."""
+    return {half: f"halves/{half}" for half in HALVES} if halves else {"both": "run"}
+
+
+def _train(config: TrainConfig, folder: Path, halves: bool, watcher: Watcher) -> list[RunRecord]:
+    """Train what is missing: one run, or one on each half."""
+    records: list[RunRecord] = []
+    for half, home in _homes(halves).items():
+        run = config.model_copy(update={"output_dir": str(folder / home), "measure_prompts": 0})
+        if halves:
+            watcher.stage(f"training on the {half} half of the pairs")
+            run = half_config(run, half, folder / home)
+        records.append(train(run, watcher=watcher))
+        if halves:
+            check_half("--halves", int(records[-1].data["used"]), run)
+    return records
+
+
+def _share(config: TrainConfig, halves: bool) -> float:
+    """Return how many training runs on all pairs were trained; above 1 where an odd update was rounded up."""
+    if not halves or config.max_steps <= 0:
+        return 1.0
+    return 2 * half_config(config, HALVES[0], Path()).max_steps / config.max_steps
+
+
+def _checked(config: TrainConfig, dials: Sequence[float], halves: bool) -> list[float]:
     values = sorted(float(d) for d in dials)
     if not values or values[0] <= 0 or len(set(values)) != len(values):
         raise UsageError(f"--dial: {list(dials)}; give different values above 0; 1 is the trained model")
@@ -119,197 +141,185 @@ def _checked(config: TrainConfig, dials: Sequence[float]) -> list[float]:
             f"reference {config.reference}: a dial turns between the model and what it started from; "
             "calibrate with reference self, and compare references with tether study"
         )
+    if halves and tuple(config.loss_type) != ("sigmoid",):
+        raise UsageError(
+            f"--halves: loss_type is {'+'.join(config.loss_type)}; each half is scored by the implicit "
+            "reward of the other, which is DPO's: use loss_type sigmoid, or calibrate without --halves"
+        )
+    if halves and config.data_half != "both":
+        raise UsageError(f"--halves halves the pairs itself; data_half is {config.data_half}: leave it out")
     return values
 
 
-def _own(folder: Path) -> None:
+def _own(folder: Path, halves: bool) -> None:
     """Refuse a folder with anything else in it."""
     if not folder.is_dir():
         return
-    strangers = sorted({p.name for p in folder.iterdir()} - {"run", CALIBRATION, "opinions.jsonl"})
+    runs = "halves" if halves else "run"
+    strangers = sorted({p.name for p in folder.iterdir()} - {runs, CALIBRATION, "opinions.jsonl"})
     if strangers:
         raise RunFolderError(f"{folder}: holds {strangers[0]!r}; choose an empty --output-dir")
 
 
-class _Dialler:
-    """The trained model beside its start, answering held-out prompts."""
-
-    def __init__(self, config: TrainConfig, trained: Path, judging: Judging | None, watcher: Watcher) -> None:
-        device = device_of(config.device)
-        self._config, self._judging, self._watcher = config, judging, watcher
-        self._policy = load_model(trained, device=device).model
-        self._start = load_model(config.model_name_or_path, device=device).model
-        self._tokenizer = load_tokenizer(config.model_name_or_path)
-        self._stops = stop_ids(self._tokenizer, config.model_name_or_path)
-        self._renderer = Renderer(self._tokenizer, self._stops)
-        self._answers: dict[str, str] = {}
-
-    def asked(self, wanted: int | None, dials: int, seconds: float) -> list[Preference]:
-        """Return the prompts to answer: as many as asked for, else as many as the time is worth."""
-        task = task_of(self._config)
-        prepared = prepare(self._config, read(self._config, None, None, task=task), self._renderer, task=task)
-        rows = prepared.held_out.rows or prepared.train.rows
-        distinct = list({canonical_json(row.prompt): row for row in rows}.values())
-        if wanted is not None:
-            return distinct[:wanted]
-        self._watcher.stage("timing answers")
-        began = time.perf_counter()
-        self.start(distinct[:PILOT])
-        each = (time.perf_counter() - began) / min(PILOT, len(distinct))
-        # The start model once; at every dial two models read each answer as it is written, and once more.
-        affordable = int(seconds / max(each * (1 + 2 * dials), 1e-9))
-        return distinct[: max(FEWEST, min(affordable, MOST))]
-
-    def _options(self, rows: Sequence[Preference]) -> dict[str, Any]:
-        evaluator = self._judging.evaluator if self._judging else None
-        return {
-            "prompts": [row.prompt for row in rows],
-            "prompt_ids": [
-                self._renderer.prompt_ids(row.prompt, row.tools, row.template_arguments) for row in rows
-            ],
-            "tokenizer": self._tokenizer,
-            "stop_ids": self._stops,
-            "step": 0,
-            "max_new_tokens": self._config.kl_max_new_tokens,
-            "seed": self._config.seed,
-            "evaluators": [evaluator] if evaluator is not None else [],
-        }
-
-    def start(self, rows: Sequence[Preference]) -> Samples:
-        """Return the start model's own answers, scored.
-
-        Answers that others are judged against are drawn apart from them (see `judged.NOISE`).
-        """
-        self._watcher.stage("answers of the start model")
-        options = self._options(rows)
-        if self._judging is not None and self._judging.judge is not None:
-            options["seed"] += NOISE
-        _, samples = measure(self._start, start=self._start, **options)
-        self._answers = {
-            canonical_json(row.prompt): sample["completion"]
-            for row, sample in zip(rows, samples, strict=True)
-        }
-        return self._scored(rows, samples)
-
-    def dialled(self, values: Sequence[float], rows: Sequence[Preference]) -> list[Samples]:
-        """Return the answers at every dial value, scored."""
-        found: list[Samples] = []
-        for value in values:
-            self._watcher.stage(f"answers at dial {value:g}")
-            ((_, samples),) = measure_dials(self._policy, [value], start=self._start, **self._options(rows))
-            found.append(self._scored(rows, samples))
-        return found
-
-    def _scored(self, rows: Sequence[Preference], samples: Samples) -> Samples:
-        """Put the judge's share against the start model's answer beside each sample."""
-        judging = self._judging
-        if judging is None or judging.judge is None:
-            return samples
-        pairs = [
-            Pair(row.row_id, row.prompt, sample["completion"], self._answers[canonical_json(row.prompt)])
-            for row, sample in zip(rows, samples, strict=True)
-        ]
-        verdicts = judge_pairs(pairs, judging.judge, ("dialled", "start"), cache=judging.cache)
-        return [
-            {**sample, "scores": {judging.name: math.nan if v.share is None else v.share}}
-            for sample, v in zip(samples, verdicts, strict=True)
-        ]
-
-
 def _found(
     config: TrainConfig,
-    record: RunRecord,
     values: Sequence[float],
-    start: Samples,
-    dialled: Sequence[Samples],
+    answers: Answers,
     judging: Judging | None,
+    halves: bool,
 ) -> dict[str, Any]:
-    """Return answer, recommendation and points of a calibration."""
-    behaved = [_behaviour(samples) for samples in (start, *dialled)]
-    broken = [tuple(str(r) for r in degeneration(now, behaved[0])) for now in behaved[1:]]
-    notes = [f"dial {d:g} is degenerate: {'; '.join(b)}" for d, b in zip(values, broken, strict=True) if b]
-    kls = [np.array([s["kl_start"] for s in samples], dtype=np.float64) for samples in dialled]
-    if judging is None:
-        answer = Answer(
-            question="how tight",
-            claim="A strength can be recommended.",
-            verdict="needs a judge",
-            sentence="Without a judge nothing is recommended; the table says what each strength costs in KL.",
-            n=len(start),
-            seeds=1,
-        )
-        gains: Mapping[str, Estimate] = {}
-        chosen, recommended = None, None
-    else:
-        tables = [_column(samples, judging.name) for samples in (start, *dialled)]
-        known = np.atleast_1d(np.isfinite(np.stack(tables)).all(axis=0))
-        if (lost := int((~known).sum())) > 0:
-            notes.append(f"{lost} of {len(known)} prompts have no verdict at some dial: left out")
-        board = _board(config, values, [t[known] for t in tables], [k[known] for k in kls], broken)
-        tight = how_tight(board, board.settings[0].arm)
-        answer, gains, recommended = tight.answer, tight.gains, tight.recommended
-        chosen = next((d for d in values if _name(d) == recommended), None)
+    """Return answer, recommendation, points and notes of a calibration."""
+    names = list(_homes(halves))
+    start = _behaviour(answers.start)
+    behaved = {key: _behaviour(samples) for key, samples in answers.dialled.items()}
+    broken = [_broken(names, value, behaved, start) for value in values]
+    notes: list[str] = []
+    if judging is None:  # the judge's answer says it itself
+        notes += [
+            f"dial {d:g} is degenerate: {'; '.join(b)}" for d, b in zip(values, broken, strict=True) if b
+        ]
+    columns = _Columns(config, values, names, answers, broken)
+    answer, chosen = _undecided(len(answers.start)), None
+    gains: Mapping[str, Estimate] = {}
+    if judging is not None:
+        tight, lost = columns.tight(judging.name)
+        answer, gains = tight.answer, tight.gains
+        chosen = next((d for d in values if _name(d) == tight.recommended), None)
+        if lost:
+            notes.append(f"{lost} of {len(answers.start)} prompts have no verdict at some dial: left out")
+    crossed = columns.tight(crossed_score(config.beta))[0] if halves else None
     points = tuple(
         DialPoint(
             dial=value,
             beta=config.beta / value,
-            kl=_estimate(kl),
+            kl=_estimate(columns.kl(value)),
             gain=gains.get(_name(value)),
-            tokens=now.tokens,
-            end_rate=now.end_rate,
+            cross_fitted=None if crossed is None else crossed.gains.get(_name(value)),
+            tokens=float(np.mean([behaved[name, value].tokens for name in names])),
+            end_rate=float(np.mean([behaved[name, value].end_rate for name in names])),
         )
-        for value, kl, now in zip(values, kls, behaved[1:], strict=True)
+        for value in values
     )
-    if chosen is not None and chosen != 1.0:
-        notes.append(
-            f"beta {config.beta / chosen:.3g} for training again is an extrapolation from the dial; "
-            "the dialled model itself is what was measured"
-        )
     return {
         "answer": answer,
         "recommended_dial": chosen,
         "recommended_beta": None if chosen is None else config.beta / chosen,
         "points": points,
-        "notes": notes,
+        "cross_fitted": None if crossed is None else _rule(crossed, config),
+        "notes": [*notes, *_about(config, chosen, halves)],
     }
+
+
+def _undecided(n: int) -> Answer:
+    return Answer(
+        question="how tight",
+        claim="A strength can be recommended.",
+        verdict="needs a judge",
+        sentence=(
+            "Needs a judge: no rule without one has been shown to choose well, so nothing is recommended. "
+            "The table says what each strength costs in KL."
+        ),
+        n=n,
+        seeds=1,
+    )
+
+
+def _rule(found: Tight, config: TrainConfig) -> RuleFinding:
+    """Return what cross-fitting would choose: told, never taken."""
+    return RuleFinding(
+        rule=CROSS_FITTED,
+        needs="two models trained on half of the pairs each, each the scorer of the other",
+        choice=found.recommended,
+        reason=found.answer.sentence,
+        proven=False,
+        sensitivity=(ScorerChoice(beta=config.beta, choice=found.recommended),),
+    )
+
+
+def _about(config: TrainConfig, chosen: float | None, halves: bool) -> list[str]:
+    notes: list[str] = []
+    if halves:
+        notes.append(
+            "numbers are means of two models of half the pairs each; trained on all pairs, looser strengths "
+            "are affordable"
+        )
+    if chosen is not None and chosen != 1.0:
+        notes.append(
+            f"beta {config.beta / chosen:.3g} for training again is an extrapolation from the dial; "
+            "the dialled model itself is what was measured"
+        )
+    return notes
+
+
+def _broken(
+    names: Sequence[str], value: float, behaved: Mapping[tuple[str, float], Behaviour], start: Behaviour
+) -> tuple[str, ...]:
+    """Return why a dial is degenerate, in either half."""
+    return tuple(
+        f"{reason} ({name} half)" if len(names) > 1 else str(reason)
+        for name in names
+        for reason in degeneration(behaved[name, value], start)
+    )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Scores and KL per prompt, of two halves the mean."""
+
+    config: TrainConfig
+    values: Sequence[float]
+    names: Sequence[str]
+    answers: Answers
+    broken: Sequence[tuple[str, ...]]
+
+    def kl(self, value: float) -> Array:
+        """Return KL(dialled || start) at each prompt."""
+        return self._mean(value, lambda sample: sample["kl_start"])
+
+    def tight(self, score: str) -> tuple[Tight, int]:
+        """Return how tight by one score, and how many prompts it did not score everywhere."""
+        start = np.array([sample["scores"][score] for sample in self.answers.start], dtype=np.float64)
+        scores = [start, *(self._mean(d, lambda sample: sample["scores"][score]) for d in self.values)]
+        known = np.atleast_1d(np.isfinite(np.stack(scores)).all(axis=0))
+        board = self._board([s[known] for s in scores], [self.kl(d)[known] for d in self.values])
+        return how_tight(board, board.settings[0].arm), int((~known).sum())
+
+    def _mean(self, value: float, read: Callable[[MeasuredSample], float]) -> Array:
+        tables = [[read(sample) for sample in self.answers.dialled[name, value]] for name in self.names]
+        return np.array(tables, dtype=np.float64).mean(axis=0)
+
+    def _board(self, scores: Sequence[Array], kls: Sequence[Array]) -> Board:
+        """Lay the dials out as settings: the start model first, beta / d as their tightness."""
+        config, loss = self.config, "+".join(self.config.loss_type)
+        settings = tuple(
+            Setting(
+                name=_name(value),
+                arm=f"dial of {loss} at beta {config.beta:g}",
+                loss_type=loss,
+                beta=config.beta / value,
+                reference="self",
+                learning_rate=config.learning_rate,
+            )
+            for value in self.values
+        )
+        return Board(
+            settings=settings,
+            scores=np.stack(scores)[:, None, :],
+            kl=np.stack([np.zeros_like(kls[0]), *kls])[:, None, :],
+            seeds=(config.seed,),
+            prompts=tuple(str(i) for i in range(scores[0].size)),
+            degenerate=tuple(self.broken),
+            words=Words(
+                take="Take",
+                trained=len(self.names),
+                seeds="tether study --seed 0,1,2 would tell",
+                strengths="which other values of --dial can try",
+            ),
+        )
 
 
 def _name(dial: float) -> str:
     return f"dial {dial:g}"
-
-
-def _board(
-    config: TrainConfig,
-    values: Sequence[float],
-    scores: Sequence[Array],
-    kls: Sequence[Array],
-    broken: Sequence[tuple[str, ...]],
-) -> Board:
-    """Lay the dials out as settings: the start model first, beta / d as their tightness."""
-    loss = "+".join(config.loss_type)
-    settings = tuple(
-        Setting(
-            name=_name(value),
-            arm=f"dial of {loss} at beta {config.beta:g}",
-            loss_type=loss,
-            beta=config.beta / value,
-            reference="self",
-            learning_rate=config.learning_rate,
-        )
-        for value in values
-    )
-    return Board(
-        settings=settings,
-        scores=np.stack(scores)[:, None, :],
-        kl=np.stack([np.zeros_like(kls[0]), *kls])[:, None, :],
-        seeds=(config.seed,),
-        prompts=tuple(str(i) for i in range(scores[0].size)),
-        degenerate=tuple(broken),
-    )
-
-
-def _column(samples: Samples, name: str) -> Array:
-    return np.array([sample["scores"][name] for sample in samples], dtype=np.float64)
 
 
 def _behaviour(samples: Samples) -> Behaviour:
@@ -321,8 +331,7 @@ def _behaviour(samples: Samples) -> Behaviour:
         tokens=float(tokens.mean()),
         repetition=repetition(ids),
         distinct=distinct(ids),
-        # Tokens one by one are not kept here; this rule belongs to the study, which reads them.
-        large_share=0.0,
+        large_share=float(sum(sample["large_start"] for sample in samples) / tokens.sum()),
     )
 
 
@@ -332,10 +341,10 @@ def _estimate(values: Array) -> Estimate:
     return Estimate(estimate=found.estimate, low=low, high=high, se=se, n=found.n, level=found.level)
 
 
-def _cost_notes(spent: float, trained: float, asked: int, wanted: int | None) -> list[str]:
-    if wanted is not None or spent <= SHARE * trained:
+def _cost_note(cost: float, asked: int, wanted: int | None) -> list[str]:
+    if wanted is not None or cost <= LIMIT:
         return []
     return [
-        f"sampling took {spent / max(trained, 1e-9):.2f} training runs, more than {SHARE:g}: "
-        f"fewer than {asked} prompts would tell too little; a longer training run makes it cheaper"
+        f"training, sampling and scoring took {cost:.2f} training runs, more than {LIMIT:g}: fewer than "
+        f"{asked} prompts would tell too little; a longer training run makes it cheaper"
     ]

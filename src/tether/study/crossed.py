@@ -67,12 +67,21 @@ def check_cross_fit(bench: Bench) -> None:
                 f"cross_fit halves the pairs itself; data_half is {config.data_half}: leave it out"
             )
         share = config.data_fraction / bench.common.data_fraction
-        pairs = round(share * len(bench.rows.prepared.train.groups))
-        if pairs // 2 < config.pairs_per_update:
-            raise DataError(
-                f"cross_fit: {pairs} pairs, so a half has {pairs // 2}, fewer than one update takes "
-                f"({config.pairs_per_update}); give more pairs or a smaller train_batch_size"
-            )
+        check_half("cross_fit", round(share * len(bench.rows.prepared.train.groups)) // 2, config)
+
+
+def check_half(asked: str, pairs: int, config: TrainConfig) -> None:
+    """Refuse a half that does not fill one update.
+
+    Raises:
+        DataError: naming its number of pairs; `asked` is what asked for halves.
+
+    """
+    if pairs < config.pairs_per_update:
+        raise DataError(
+            f"{asked}: a half of the pairs has {pairs}, fewer than one update takes "
+            f"({config.pairs_per_update}); give more pairs or a smaller train_batch_size"
+        )
 
 
 def crossed_missing(bench: Bench, cell_id: str) -> bool:
@@ -146,9 +155,20 @@ def scorer_rewards(
     for beta in bench.config.cross_fit:
         scorer = bench.model_at(_scorer_home(bench, half, beta) / "model", bench.common)
         with autocast_for(uses_bf16(bench.common), device_of(bench.common.device))():
-            along = divergence(Source(scorer), {START: Source(bench.start)}, given, completions)
-        found[crossed_score(beta)] = beta * along.log_ratio[START].cpu().numpy().astype(np.float64)
+            found[crossed_score(beta)] = implicit_rewards(scorer, bench.start, given, completions, beta)
     return found
+
+
+def implicit_rewards(
+    scorer: Any,
+    start: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    beta: float,
+) -> Array:
+    """Return beta (log scorer - log start) of completions, in nats: one number each. Runs under autocast."""
+    along = divergence(Source(scorer), {START: Source(start)}, prompt_ids, completions)
+    return beta * along.log_ratio[START].cpu().numpy().astype(np.float64)
 
 
 def half_config(config: TrainConfig, half: str, home: Path) -> TrainConfig:

@@ -139,7 +139,7 @@ def _recommendation(
     row = picked.rows[chosen]
     name = board.name(row)
     kl = with_error(float(board.kl[row].mean()), standard_error(board.kl[row]))
-    subject = f"Use {name}" if board.several_seeds else f"Of these trained models take the one at {name}"
+    subject = f"Use {name}" if board.several_seeds else f"{board.words.take} {name}"
     if chosen == picked.looking:
         best = "It looks best, and no tighter one is within one standard error of it."
     else:
@@ -150,9 +150,10 @@ def _recommendation(
 def _notes(board: Board, picked: _Picked, chosen: int | None) -> list[str]:
     notes: list[str] = []
     if not board.several_seeds:
+        trained = board.words.trained or len(picked.rows) - 1
         notes.append(
-            f"One seed ({board.seeds[0]}): this is about {models(len(picked.rows) - 1)}, not about β. "
-            "Another seed may order the settings otherwise; --seed 0,1,2 would tell."
+            f"One seed ({board.seeds[0]}): this is about {models(trained)}, not about β. "
+            f"Another seed may order the settings otherwise; {board.words.seeds}."
         )
     if chosen is None and 0 in picked.found.members:
         notes.append(_what_would_help(board, picked))
@@ -170,16 +171,25 @@ def _notes(board: Board, picked: _Picked, chosen: int | None) -> list[str]:
 
 
 def _at_an_end(board: Board, picked: _Picked) -> str:
-    """Say that the best-looking strength is the last tried on its side, where that is so."""
+    """Say that the best-looking strength is the last tried on its side, or the last sound one."""
     betas = [board.setting(row).beta for row in picked.rows[1:]]
     tried = sorted({beta for beta in betas if beta is not None})
     best = betas[picked.looking - 1]
-    if len(tried) < 2 or best not in (tried[0], tried[-1]) or picked.found.means[picked.looking] <= 0:
+    if best is None or len(tried) < 2 or best not in (tried[0], tried[-1]):
         return ""
-    side, nearer = ("loosest", "smaller") if best == tried[0] else ("tightest", "larger")
-    return (
-        f"β {best:g} is the {side} tried: the best may lie at a {nearer} β, which tether study add can try."
-    )
+    if picked.found.means[picked.looking] <= 0:
+        return ""
+    loosest = best == tried[0]
+    flagged = [s.beta for s, why in zip(board.settings, board.degenerate, strict=True) if why and s.beta]
+    beyond = [beta for beta in flagged if (beta < best if loosest else beta > best)]
+    side, nearer = ("loosest", "smaller") if loosest else ("tightest", "larger")
+    if beyond:
+        nearest = max(beyond) if loosest else min(beyond)
+        return (
+            f"β {best:g} is the {side} that is not degenerate: the best may lie between it and β "
+            f"{nearest:g}, {board.words.strengths}."
+        )
+    return f"β {best:g} is the {side} tried: the best may lie at a {nearer} β, {board.words.strengths}."
 
 
 def _what_would_help(board: Board, picked: _Picked) -> str:
