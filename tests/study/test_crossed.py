@@ -197,7 +197,7 @@ def test_only_the_main_arm_is_halved(make_study: Callable[..., StudyConfig]) -> 
         ({"reference": ["none"]}, UsageError, "reference none; implicit reward is beta x log"),
         ({"loss_type": ["sft"]}, UsageError, "reads no pairs"),
         ({"data_half": "first"}, UsageError, "data_half is first: leave it out"),
-        ({"train_batch_size": 11}, DataError, "20 pairs, so a half has 10, fewer than one update takes"),
+        ({"train_batch_size": 11}, DataError, "a half of the pairs has 10, fewer than one update takes"),
     ],
 )
 def test_what_cannot_be_cross_fitted_is_refused(
