@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from transformers import (
+from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
     TemperatureLogitsWarper,

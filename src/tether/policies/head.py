@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 
 from tether.errors import ModelError
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
+from transformers.utils.quantization_config import BitsAndBytesConfig
 
 from tether.config.train import TrainConfig
 from tether.errors import UsageError

@@ -14,7 +14,7 @@ stripped once another follows). The note `template_rewrites` marks such rows; th
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tether.errors import DataError, ModelError

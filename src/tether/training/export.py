@@ -9,7 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tether.config.hub import published_as
 from tether.policies.adapters import ADAPTER, on_plain_base, trainable

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tether.config.hub import Pins
 from tether.config.train import TrainConfig

@@ -5,14 +5,14 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tether.config.hub import published_as
 from tether.config.train import TrainConfig
@@ -134,7 +134,7 @@ def identity(
             "layout": engine.layout,
             "device": device.type,
             "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "transformers": version("transformers"),
             "machine": platform.machine(),
             **({"adapter": arithmetic} if arithmetic else {}),
             **({"published": published} if published else {}),
