@@ -21,7 +21,7 @@ from tether.generation.completions import meta_path
 from tether.generation.engines import Sampling, completion_text, decoder, generate_ids
 from tether.generation.prompts import read_prompts
 from tether.generation.sample import generate
-from tether.generation.speaker import machine, open_speaker
+from tether.generation.speaker import machine, open_speaker, who_answers
 from tether.tokens.render import Renderer
 
 TEXTS = [
@@ -84,7 +84,7 @@ def test_rows_are_what_the_engine_says_in_order(folders: Path, tmp_path: Path) -
     prompts = read_prompts(folders / "p.jsonl")
     renderer = Renderer(speaker.tokenizer, speaker.stop_ids)
     ids = [renderer.prompt_ids(prompt.content) for prompt in prompts for _ in range(2)]
-    seeds = sample_seeds(0, [prompt.key for prompt in prompts], 2)
+    seeds = sample_seeds(0, [prompt.key for prompt in prompts], 2, who=who_answers(speaker))
     results = generate_ids(
         speaker.model, ids, Sampling(max_new_tokens=6), stop_ids=speaker.stop_ids, seeds=seeds
     )
@@ -173,7 +173,7 @@ def test_the_batch_size_may_change_when_a_run_goes_on_and_changes_nothing(
     ("change", "field"),
     [
         ({"temperature": 0.5}, "sampling.temperature was 1.0 and is 0.5 now"),
-        ({"stop": ("x",)}, "sampling.stop was"),
+        ({"stop": ("e",)}, "sampling.stop was"),
         ({"num_samples": 3}, "num_samples was 2 and is 3 now"),
         ({"model": "b"}, "model.weights was"),
         ({"model": "adapter"}, "model.adapter was None and is"),
@@ -252,6 +252,27 @@ def test_the_dial_of_a_file(folders: Path, tmp_path: Path) -> None:
     assert completions("half", reference=b, dial=0.5) == completions("turned", model=b, reference=a, dial=0.5)
     with pytest.raises(ModelError, match="needs one vocabulary"):
         completions("other", reference=str(folders / "other"), dial=0.5)
+
+
+def test_every_model_has_noise_of_its_own_and_the_same_weights_the_same(
+    folders: Path, tmp_path: Path
+) -> None:
+    opened = {name: open_speaker(str(folders / name), machine("cpu", "float32")) for name in ("a", "b")}
+    shutil.copytree(folders / "a", tmp_path / "copy")
+    copy = open_speaker(str(tmp_path / "copy"), machine("cpu", "float32"))
+    a, b = opened["a"], opened["b"]
+    names = [who_answers(a), who_answers(b), who_answers(a, b, 0.5), who_answers(a, b, 2)]
+    assert len(set(names)) == 4
+    seeds = [sample_seeds(0, ["p"], 3, who=name) for name in ("", *names)]
+    assert len({seed for some in seeds for seed in some}) == 15
+    assert (
+        who_answers(copy)
+        == names[0]
+        == who_answers(a, b, 1)
+        == who_answers(b, a, 0)
+        == who_answers(a, copy, 3)
+    )
+    assert who_answers(b, a, 0.7) == who_answers(a, b, 1 - 0.7)
 
 
 def test_long_prompts_are_refused_or_left_out_by_name(folders: Path, tmp_path: Path) -> None:

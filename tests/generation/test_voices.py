@@ -12,7 +12,7 @@ from tether.generation.choice import sample_seeds
 from tether.generation.conversation import Spoken
 from tether.generation.engines import Sampling, completion_text, decoder, generate_ids, stream_ids
 from tether.generation.prompts import Prompt
-from tether.generation.speaker import Speaker
+from tether.generation.speaker import Speaker, who_answers
 from tether.generation.streams import Dial, Source
 from tether.generation.voices import LocalVoice, ServerVoice, _sure
 
@@ -71,7 +71,7 @@ def test_the_pieces_of_a_local_answer_make_the_completion(speaker: Speaker, stop
     for seed in range(6):
         sampling = Sampling(max_new_tokens=30, stop=stop, seed=seed)
         pieces, spoken = told(voice.answer(PROMPT, sampling, 1))
-        own = sample_seeds(seed, [PROMPT.key], 2)[1]
+        own = sample_seeds(seed, [PROMPT.key], 2, who=who_answers(speaker))[1]
         (result,) = generate_ids(speaker.model, [ids], sampling, stop_ids=STOPS, seeds=[own], decode=decode)
         assert "".join(pieces) == spoken.text == completion_text(result.ids, decode, STOPS, stop)
         assert spoken.ended == result.ended

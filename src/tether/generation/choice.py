@@ -24,23 +24,29 @@ UNITS = 2**53
 """Whole numbers a float64 holds exactly: the resolution of a probability when a token is drawn."""
 
 
-def sample_seeds(seed: int, keys: Sequence[str], samples: int = 1) -> list[int]:
+def sample_seeds(seed: int, keys: Sequence[str], samples: int = 1, *, who: str = "") -> list[int]:
     """Return one 128-bit seed per (prompt, sample), prompts in order, the samples of a prompt together.
 
     It depends on the run's seed, the prompt's text key, which of its samples it is, and how often the same
     prompt came before: never on the other prompts. A repeated prompt gets fresh samples.
+
+    Models that share noise give answers that depend on each other: differences of their scores become
+    precise, but how often one is better than the other is then no longer the win rate. `who` names the model
+    where its answers may be judged beside another's, and gives it noise of its own.
     """
     seen: dict[str, int] = {}
     seeds: list[int] = []
     for key in keys:
         first = seen.get(key, 0)
         seen[key] = first + samples
-        seeds += [_seed(seed, key, first + sample) for sample in range(samples)]
+        seeds += [_seed(seed, key, first + sample, who) for sample in range(samples)]
     return seeds
 
 
-def _seed(seed: int, key: str, sample: int) -> int:
-    digest = hashlib.sha256(f"{seed}|{sample}|{key}".encode("utf-8", "surrogatepass")).digest()
+def _seed(seed: int, key: str, sample: int, who: str) -> int:
+    # The name first and hashed, so that no name can pass for a seed.
+    own = hashlib.sha256(who.encode("utf-8", "surrogatepass")).hexdigest() + "|" if who else ""
+    digest = hashlib.sha256(f"{own}{seed}|{sample}|{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:16], "little")
 
 

@@ -18,7 +18,8 @@ from tether.generation.engines import Stop
 from tether.records.results import Record, write_json
 from tether.records.rows import Content, canonical_json
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: every model has noise of its own."""
 
 StoppedBy = Stop | Literal["stop"]
 """`stop`: a server says that it ended, and not by which kind of stop."""

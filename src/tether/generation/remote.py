@@ -68,7 +68,7 @@ def ask_file(
     if repeated:
         raise DataError(f"two prompts have the id {repeated[0]!r}; answers of a server are told apart by it")
     expected = [(prompt.id, sample) for prompt in prompts for sample in range(num_samples)]
-    seeds = sample_seeds(sampling.seed, [prompt.key for prompt in prompts], num_samples)
+    seeds = sample_seeds(sampling.seed, [prompt.key for prompt in prompts], num_samples, who=server.model)
     meta = Meta(
         model={"server": server.url, "name": server.model},
         reference=None,

@@ -30,7 +30,15 @@ from tether.generation.engines import (
 )
 from tether.generation.layouts import Answer, write_layout
 from tether.generation.prompts import Prompt, read_prompts
-from tether.generation.speaker import Machine, Speaker, dial_between, machine, open_reference, open_speaker
+from tether.generation.speaker import (
+    Machine,
+    Speaker,
+    dial_between,
+    machine,
+    open_reference,
+    open_speaker,
+    who_answers,
+)
 from tether.generation.streams import context_length
 from tether.tokens.render import Renderer
 
@@ -149,7 +157,8 @@ def generate_file(
     check_prompts(models, ids, [prompt.id for prompt in prompts])
     meta = _meta(speaker, prompts, ids, sampling, num_samples, reference, dial, where.dtype, batch_size)
     expected = [(prompt.id, sample) for prompt in prompts for sample in range(num_samples)]
-    seeds = sample_seeds(sampling.seed, [prompt.key for prompt in prompts], num_samples)
+    keys = [prompt.key for prompt in prompts]
+    seeds = sample_seeds(sampling.seed, keys, num_samples, who=who_answers(speaker, reference, dial))
     decode = decoder(speaker.tokenizer)
     mixing = dial_between(reference, dial)
     began, written = time.perf_counter(), 0

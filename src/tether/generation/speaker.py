@@ -10,6 +10,7 @@ from tether.errors import ModelError, UsageError
 from tether.generation.measure import same_vocabulary
 from tether.generation.streams import Dial, Source
 from tether.policies.load import base_folder, is_adapter, load_model
+from tether.records.rows import canonical_json
 from tether.tokens.load import load_tokenizer, stop_ids
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -104,6 +105,21 @@ def open_reference(path: str, speaker: Speaker, where: Machine) -> Speaker:
             "a dial mixes next-token distributions, so it needs one vocabulary"
         )
     return reference
+
+
+def who_answers(speaker: Speaker, reference: Speaker | None = None, dial: float | None = None) -> str:
+    """Name whoever answers, by weights: the model, or what a dial makes of two. Its noise is its own.
+
+    Who is the same has one name: a dial at 1 is the model and at 0 the reference, and policy and reference
+    may change places where the dial does.
+    """
+    shares = {canonical_json(speaker.hashes): 1.0}
+    if reference is not None and dial is not None:
+        shares = {canonical_json(speaker.hashes): dial}
+        other = canonical_json(reference.hashes)
+        shares[other] = shares.get(other, 0.0) + 1 - dial
+    parts = sorted((name, f"{share:.9g}") for name, share in shares.items() if share)
+    return parts[0][0] if len(parts) == 1 else canonical_json(parts)
 
 
 def dial_between(reference: Speaker | None, value: float | None) -> Dial | None:

@@ -8,7 +8,7 @@ from tether.generation.choice import sample_seeds
 from tether.generation.conversation import Spoken
 from tether.generation.engines import Sampling, completion_text, decoder, stream_ids
 from tether.generation.prompts import Prompt
-from tether.generation.speaker import Speaker, dial_between
+from tether.generation.speaker import Speaker, dial_between, who_answers
 from tether.tokens.render import Renderer
 
 Saying = Generator[str, None, Spoken]
@@ -63,12 +63,13 @@ class LocalVoice:
 
         """
         stops = self.speaker.stop_ids
+        who = who_answers(self.speaker, self.reference, self.dial)
         tokens = stream_ids(
             self.speaker.model,
             self._renderer.prompt_ids(prompt.content, prompt.tools, prompt.template_arguments),
             sampling,
             stop_ids=stops,
-            seed=sample_seeds(sampling.seed, [prompt.key], sample + 1)[-1],
+            seed=sample_seeds(sampling.seed, [prompt.key], sample + 1, who=who)[-1],
             decode=self._decode,
             dial=self._dial,
         )
@@ -113,7 +114,7 @@ class ServerVoice:
             ResourceError: the server does not.
 
         """
-        seed = sample_seeds(sampling.seed, [prompt.key], sample + 1)[-1]
+        seed = sample_seeds(sampling.seed, [prompt.key], sample + 1, who=self.name)[-1]
         try:
             reply = yield from self._server.stream(prompt, sampling, seed)
         except self._server.failure as error:
