@@ -157,10 +157,9 @@ def generate_file(
     check_prompts(models, ids, [prompt.id for prompt in prompts])
     meta = _meta(speaker, prompts, ids, sampling, num_samples, reference, dial, where.dtype, batch_size)
     expected = [(prompt.id, sample) for prompt in prompts for sample in range(num_samples)]
-    keys = [prompt.key for prompt in prompts]
-    seeds = sample_seeds(sampling.seed, keys, num_samples, who=who_answers(speaker, reference, dial))
+    who = who_answers(speaker, reference, dial)
+    seeds = sample_seeds(sampling.seed, [prompt.key for prompt in prompts], num_samples, who=who)
     decode = decoder(speaker.tokenizer)
-    mixing = dial_between(reference, dial)
     began, written = time.perf_counter(), 0
     with opened(out, meta, expected, overwrite=overwrite) as (stream, rows):
         continued = len(rows)
@@ -178,7 +177,7 @@ def generate_file(
                 seeds=[seeds[place] for place in places],
                 batch_size=batch_size,
                 decode=decode,
-                dial=mixing,
+                dial=dial_between(reference, dial),
             )
             fresh = [
                 Row(
