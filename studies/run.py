@@ -1,11 +1,15 @@
 """One world's studies: its files, its references, the grids, and what every trained model is worth."""
 
+import os
 import random
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -90,11 +94,11 @@ def shuffled(place: Path) -> Path:
     return path
 
 
-def measured(name: str, place: Path, study: str, cells: Iterable[CellRecord]) -> Iterable[Row | None]:
+def measured(name: str, place: Path, study: str, cells: Sequence[CellRecord]) -> Iterable[Row | None]:
     """Return what every cell's model is worth: exactly where the world is listed, else on samples."""
     folder, world = place / study, WORLDS[name]
     listed = world if isinstance(world, Enumerable) else None
-    start = exact_start(listed, place) if listed else None
+    exact = exact_values(name, place, study, cells) if listed else {}
     for cell in [None, *cells]:
         home = folder / "cells" / cell.cell_id / "measures" if cell else folder / "shared" / "start"
         if not (home / "summary.json").is_file():
@@ -119,10 +123,42 @@ def measured(name: str, place: Path, study: str, cells: Iterable[CellRecord]) ->
         if listed is not None:
             if cell is None:
                 others = {k: place / k / "model" for k in STRONGER if (place / k / "model").is_dir()}
+                start = exact_start(listed, place)
                 row["stronger"] = {k: premise(listed, path, start) for k, path in others.items()}
-            model = folder / "cells" / cell.cell_id / "model" if cell else place / "world" / "model"
-            row |= exactly(listed, model, start)
+            row |= exact[model_of(place, study, cell)]
         yield row
+
+
+def model_of(place: Path, study: str, cell: CellRecord | None) -> Path:
+    """Return the folder of a cell's model, None being the start model."""
+    return place / study / "cells" / cell.cell_id / "model" if cell else place / "world" / "model"
+
+
+def exact_values(name: str, place: Path, study: str, cells: Sequence[CellRecord]) -> dict[Path, Row]:
+    """Return what the start model and every finished cell's are worth, one process per core.
+
+    A model's value takes as long as training it: millions of prefixes.
+    """
+    folders = [model_of(place, study, cell) for cell in [None, *cells]]
+    there = [folder for folder in folders if folder.is_dir()]
+    workers = min(len(there), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (name, place)) as pool:
+        return dict(zip(there, pool.map(_exactly, there), strict=True))
+
+
+_here: list[Any] = []
+"""In a process of the pool: the world and the start model's distributions."""
+
+
+def _begin(name: str, place: Path) -> None:
+    torch.set_num_threads(1)
+    world = WORLDS[name]
+    assert isinstance(world, Enumerable)
+    _here[:] = [world, exact_start(world, place)]
+
+
+def _exactly(folder: Path) -> Row:
+    return exactly(_here[0], folder, _here[1])
 
 
 def exact_start(world: Enumerable, place: Path) -> Any:
