@@ -306,3 +306,11 @@ def test_a_prompt_that_is_too_long_is_refused_by_the_turn(talk: Any, folders: Pa
 def test_the_screen_of_a_pipe_writes_notes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     Screen().note("\x1b]0;title\x07")
     assert capsys.readouterr() == ("", "[U+001B]]0;title[U+0007]\n")
+
+
+def test_the_help_names_every_command_and_fits_80_columns(talk: Any) -> None:
+    _, out, err = talk("/help\n", voices=[Fake("a")])
+    said = (out + err).splitlines()
+    assert max(map(len, said)) <= 80
+    for name in ("again", "pick", "save", "undo", "reset", "system", "temperature", "dial", "quit"):
+        assert any(f"/{name}" in line for line in said), name

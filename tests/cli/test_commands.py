@@ -130,6 +130,20 @@ def test_values_out_of_range_are_usage_errors_and_leave_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+def test_refused_rows_and_models_leave_no_folder_and_one_that_was_there_stays(
+    files: Path, tmp_path: Path, call: Call
+) -> None:
+    run = tmp_path / "run"
+    for position, refused in ((4, "nowhere/rows"), (2, str(tmp_path / "none"))):
+        words = train_words(files, run)
+        words[position] = refused
+        code, _, err = call(*words)
+        assert code == 3 and refused in one_line(err) and not run.exists()
+    assert "named with its split: nowhere/rows:train" in call("check", "nowhere/rows")[2]
+    run.mkdir()
+    assert call(*words)[0] == 3 and run.is_dir()
+
+
 def test_an_unknown_key_in_yaml_names_file_and_nearest_key(tmp_path: Path, call: Call) -> None:
     path = tmp_path / "tune.yaml"
     path.write_text("model: m\ndata: d\noutput_dir: o\nlearning_rat: 1e-5\n")

@@ -1,6 +1,9 @@
 """`tether watch`: the numbers of the files, 80 columns, nothing that could disturb the run."""
 
 import json
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from tests.cli.conftest import Call, Printed
 from tests.tiny import save_model, tiny_model
 from tests.training.conftest import rows
-from tether.cli.watch import BLOCKS, sparkline
+from tether.cli.watch import BLOCKS, Pace, _wait, sparkline
 from tether.config.train import TrainConfig
 from tether.training.run import train
 
@@ -61,6 +64,40 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, call: Call) -> None:
     assert call("watch", tmp_path)[0] == 3
     (tmp_path / "config.yaml").write_text("beta: 0.1\n")
     assert "only just begun" in call("watch", tmp_path)[2]
+
+
+def test_a_run_that_was_killed_is_not_said_to_run_on(run: Path, tmp_path: Path, printed: Printed) -> None:
+    record = json.loads((run / "run.json").read_text()) | {"status": "running", "planned_steps": 400}
+    record["events"] = [{"step": 3, "text": "what it means, " * 12}]
+    lines = (run / "metrics.jsonl").read_text()
+    for name, text in (("run.json", json.dumps(record)), ("metrics.jsonl", lines), (".lock", "999999999")):
+        (tmp_path / name).write_text(text)
+    assert "running: update 4 of 400, about" in printed("watch", tmp_path, "--once")
+    for name in ("run.json", "metrics.jsonl"):
+        os.utime(tmp_path / name, (time.time() - 600, time.time() - 600))
+    seen = printed("watch", tmp_path, "--once")
+    told = " ".join(seen.split())
+    assert "update 4 of 400; no news for 10 min; its process is not on this machine" in told
+    assert record["events"][0]["text"].strip() in told and max(map(len, seen.splitlines())) <= 80
+    (tmp_path / ".lock").write_text(str(os.getpid()))
+    assert "not on this machine" not in printed("watch", tmp_path, "--once")
+
+
+def test_the_time_left_follows_the_pace_seen_not_the_age_of_a_resumed_run() -> None:
+    pace = Pace(time.monotonic() - 10, 100)
+    assert pace.left(100, 400) is None
+    assert pace.left(120, 400) == pytest.approx(10 / 20 * 280, rel=0.01)
+
+
+def test_a_run_that_is_still_reading_is_waited_for(run: Path, tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(str(os.getpid()))
+    late = threading.Timer(0.3, (tmp_path / "run.json").write_text, [(run / "run.json").read_text()])
+    late.start()
+    _wait(tmp_path, 0.1)
+    assert (tmp_path / "run.json").is_file()
+    (tmp_path / "run.json").unlink()
+    (tmp_path / ".lock").write_text("999999999")
+    _wait(tmp_path, 0.1)
 
 
 def test_a_sparkline_is_monotone_where_the_values_are() -> None:

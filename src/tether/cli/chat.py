@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 HELP = """\
 TEXT                 ask; // at its beginning asks what begins with one /
 /again               another answer to the same question
-/pick N              go on from answer N of the last turn (the first, unless picked)
-/save N [over M]     save answer N as better than the other (or M), and go on from it
+/pick N              go on from answer N of the last turn (else from the first)
+/save N [over M]     save answer N as better than the other (or than answer M);
+                     the talk goes on from it
 /undo                take the last turn back
 /reset               begin anew
-/system [TEXT]       set the system message and begin anew; without TEXT take it away
-/temperature 0.7     likewise /top_p /top_k /min_p /max_new_tokens /seed /stop /dial;
-                     without a value the present one is shown
+/system [TEXT]       set the system message and begin anew; no TEXT: none
+/temperature 0.7     likewise /top_p /top_k /min_p /max_new_tokens /seed /stop
+                     /dial; without a value the present one is shown
 /help /quit          Ctrl-C stops an answer, Ctrl-D ends"""
 
 

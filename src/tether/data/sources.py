@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tether.config.sources import is_hub_name
 from tether.data.raw import RawRow
 from tether.errors import DataError
 
@@ -67,7 +68,8 @@ def _expand_one(spec: str | Path) -> list[Path]:
             return files
         what = f"matches {len(found)} files but none is {', '.join(READERS)}" if found else "matches no file"
         raise DataError(f"{spec}: {what}")
-    raise DataError(f"{spec}: no such file, folder or pattern{_nearest(path)}")
+    split = f"; a data set of the hub is named with its split: {spec}:train" if is_hub_name(str(spec)) else ""
+    raise DataError(f"{spec}: no such file, folder or pattern{_nearest(path)}{split}")
 
 
 def _folder(folder: Path) -> list[Path]:

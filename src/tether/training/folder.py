@@ -27,6 +27,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._made = False
 
     def acquire(self) -> None:
         """Make the folder if needed and lock it.
@@ -35,6 +36,7 @@ class RunFolder:
             RunFolderError: another process runs here, or the folder holds something else.
 
         """
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -62,10 +64,14 @@ class RunFolder:
         self._lock = lock
 
     def release(self) -> None:
-        """Unlock the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Unlock the folder; one that was made for a run that never began is taken away."""
+        if self._lock is None:
+            return
+        if self._made and self.path.is_dir() and [entry.name for entry in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
+        self._lock.close()
+        self._lock = None
 
     @property
     def started(self) -> bool:

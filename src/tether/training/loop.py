@@ -113,7 +113,7 @@ def run_updates(loop: Loop) -> None:
                 "state saved; run the same command to go on",
                 signal,
             )
-    if _stopped_early(loop):
+    if _stopped_early(loop) and loop.step < loop.total:
         event(
             loop,
             f"stopped early after step {loop.step} of {loop.total}: {loop.config.metric_for_best_model} was "
