@@ -11,6 +11,10 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
 )
 
+MERGES = "a0: &a0 {x: 1, y: 2}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12)
+)
+
 
 @pytest.mark.parametrize(
     ("text", "named"),
@@ -19,6 +23,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("beta: !custom 1", "could not determine a constructor"),
         ("beta: 0.1\nbeta: 0.2", "'beta' is given twice"),
         (LAUGHS, "aliases stand for more than"),
+        (MERGES, "more than 10000 values are merged in line 5"),
+        ("a: &a {<<: *a}", "nested too deeply"),
         ("a: &a [*a]", "aliases stand for more than"),
         ("? [a, b]\n: 1", "not readable as YAML"),
         ("when: 2026-99-99", "not readable as YAML"),

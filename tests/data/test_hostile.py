@@ -1,14 +1,17 @@
 """Files made to exhaust memory or a parser: bounded, refused by row or as a whole, in one line."""
 
+import gzip
 import json
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tether.data import jsontext, parquet
+from tether.data import jsontext, parquet, raw
 from tether.data.checks import load
+from tether.data.sources import iter_raw
 from tether.errors import DataError
 
 DEEP = "[" * 100_000
@@ -25,6 +28,35 @@ def test_a_parquet_file_that_unpacks_beyond_reason_is_refused(
     assert path.stat().st_size < 2**15
     with pytest.raises(DataError, match=r"bomb\.parquet: unpacks to more than 1 MiB and 100 times its size"):
         load(path)
+
+
+def test_a_bomb_of_many_short_rows_is_refused_before_any_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw, "BOMB_BYTES", 2**20)
+    path = tmp_path / "many.jsonl.gz"
+    path.write_bytes(gzip.compress((json.dumps(ROW) + "\n").encode() * 2**15))
+    with pytest.raises(DataError, match="100 times its size"):
+        next(iter_raw(path))
+    honest = tmp_path / "honest.jsonl.gz"
+    honest.write_bytes(gzip.compress((json.dumps(ROW) + "\n").encode() * 2**10)[:-9])
+    assert next(iter_raw(honest)).value == ROW  # a cut file still gives the rows before the cut
+
+
+def test_a_row_or_header_of_very_many_names_takes_no_quadratic_time(tmp_path: Path) -> None:
+    names = [f"k{i}" for i in range(200_000)]
+    (tmp_path / "wide.csv").write_text(",".join(names) + "\n")
+    began = time.monotonic()
+    with pytest.raises(DataError, match="holds no rows"):
+        load(tmp_path / "wide.csv").require_rows()
+    (tmp_path / "twice.csv").write_text(",".join([*names, "k7"]) + "\n")
+    with pytest.raises(DataError, match="'k7' appears twice"):
+        load(tmp_path / "twice.csv")
+    row = "{" + ", ".join(f'"{name}": 1' for name in [*names, "k9"]) + "}"
+    (tmp_path / "wide.jsonl").write_text(f"{row}\n{json.dumps(ROW)}\n")
+    loaded = load(tmp_path / "wide.jsonl")
+    assert loaded.report.used == 1 and "'k9' appears twice" in loaded.report.findings[0].details[0]
+    assert time.monotonic() - began < 30  # the square of 200,000 takes minutes
 
 
 def test_rows_too_large_are_listed_and_the_others_read(

@@ -14,6 +14,10 @@ from tether.errors import UsageError
 Config = TypeVar("Config", bound=BaseModel)
 
 
+MAX_YAML_BYTES, MAX_YAML_VALUES = 1 << 20, 10_000
+"""A config is neither larger nor, its aliases written out, longer."""
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML without tags that build objects, and without keys given twice."""
 
@@ -30,6 +34,22 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put merged mappings (`<<: [*a, *a]`) in place, as long as they do not grow like a bomb."""
+        count = 0
+        for key, value in node.value:
+            if key.tag != "tag:yaml.org,2002:merge":
+                continue
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if isinstance(part, yaml.MappingNode):
+                    self.flatten_mapping(part)
+                    count += len(part.value)
+                if count > MAX_YAML_VALUES:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"more than {MAX_YAML_VALUES} values are merged", node.start_mark
+                    )
+        super().flatten_mapping(node)
+
 
 # YAML 1.1 reads 1e-5 as text because it lacks a dot; people write learning rates that way.
 _UniqueKeyLoader.add_implicit_resolver(
@@ -37,10 +57,6 @@ _UniqueKeyLoader.add_implicit_resolver(
     re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
-
-
-MAX_YAML_BYTES, MAX_YAML_VALUES = 1 << 20, 10_000
-"""A config is neither larger nor, its aliases written out, longer."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -54,16 +70,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_YAML_BYTES + 1)
-        if len(data) > MAX_YAML_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB; that is no config")
-        document = yaml.load(data.decode("utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
+    if len(data) > MAX_YAML_BYTES:
+        raise UsageError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB; that is no config")
+    try:
+        document = yaml.load(data.decode("utf-8"), Loader=_UniqueKeyLoader)
     except RecursionError as error:
         raise UsageError(f"{path}: nested too deeply; that is no config") from error
     except (yaml.YAMLError, ValueError, TypeError) as error:
         # PyYAML raises TypeError for a list as a key, ValueError for a date that is none.
-        raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+        raise UsageError(f"{path}: not readable as YAML: {reason}") from error
     if _values(document, MAX_YAML_VALUES) > MAX_YAML_VALUES:
         raise UsageError(
             f"{path}: its aliases stand for more than {MAX_YAML_VALUES} values; write them out, or fewer"

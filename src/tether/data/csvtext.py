@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from tether.data.raw import MAX_ROW_BYTES, BadRow, RawRow, byte_lines, decode_utf8, open_bytes
+from tether.data.raw import MAX_ROW_BYTES, BadRow, RawRow, byte_lines, decode_utf8, open_bytes, repeated
 from tether.errors import DataError
 from tether.records.rows import Origin
 
@@ -111,7 +111,7 @@ def _header(reader: Iterator[list[str]], lines: _Lines, name: str) -> list[str]:
         raise DataError(
             f"{name}:1: the header has an empty column name; the first line must name the columns"
         )
-    twice = next((column for column in header if header.count(column) > 1), None)
+    twice = repeated(header)
     if twice is not None:
         raise DataError(f"{name}:1: column {twice!r} appears twice in the header; rename one")
     return header

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,9 @@ MAX_ROW_BYTES = 64 * 2**20
 BOMB_RATIO = 100
 BOMB_BYTES = 256 * 2**20
 """A gzip file that unpacks beyond both bounds is refused; text of people compresses 2 to 20 times."""
+TRIED_BYTES = 64 * 2**20
+"""A gzip file of at most this size is unpacked once before any row of it is read: a bomb of a million short
+rows would cost memory and minutes before it is seen."""
 
 _BOM = b"\xef\xbb\xbf"
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -81,6 +84,8 @@ def open_bytes(path: Path) -> BinaryIO:
     """
     with path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
+    if packed and path.stat().st_size <= TRIED_BYTES:
+        _unpack_once(path)
     stream = io.BufferedReader(_Unpacked(path) if packed else io.FileIO(path), 2**20)
     try:
         head = stream.peek(3)[:3]
@@ -92,6 +97,16 @@ def open_bytes(path: Path) -> BinaryIO:
     if head == _BOM:
         stream.read(3)
     return stream
+
+
+def _unpack_once(path: Path) -> None:
+    with _Unpacked(path) as stream:
+        buffer = bytearray(2**20)
+        try:
+            while stream.readinto(buffer):
+                pass
+        except (OSError, EOFError, zlib.error):
+            return  # damaged: its readable rows are read, and the damage is one more
 
 
 def byte_lines(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
@@ -132,10 +147,18 @@ def decode_utf8(line: bytes, offset: int = 0) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRow(f"key {twice!r} appears twice in one object; keep one")
+        raise BadRow(f"key {repeated(name for name, _ in pairs)!r} appears twice in one object; keep one")
     return found
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that was there before, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 # strict=False: raw tabs and other control characters inside strings are kept as they are, nothing is lost.
