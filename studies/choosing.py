@@ -1,13 +1,14 @@
 """What each way of choosing beta would have chosen, seed by seed: as a user with one seed would.
 
-    judged         one verdict per answer against the start model's, won with probability
-                   sigmoid(reward difference): a judge as noisy as the labels
+    judged         one verdict per answer against one of the start model's drawn apart from it, won with
+                   probability sigmoid(reward difference): a judge as noisy as the labels
     cross-fitted   the implicit reward of the other half's scorer, for every scorer
     ranking        highest policy ranking accuracy without a degeneration flag
 
 None sees the true reward but through that judge; regret is told apart, on the page.
 """
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,25 +16,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
+from tether import api
 from tether.records.findings import RuleFinding
+from tether.records.results import read_lines, write_lines
 from tether.study import rules
 from tether.study.board import Board
 from tether.study.collect import GOLD, Study, board_of, read_folder, setting_findings
 from tether.study.questions import crossed_boards
 from tether.study.tight import how_tight
+from tether.worlds import WORLDS
 
 ARM, WON = "DPO", "won"
 
 
-def choices(folder: Path) -> list[dict[str, Any]]:
-    """Return one line per seed and rule: the beta it chose (null: none) and the one that looked best."""
+Rewards = Float64[np.ndarray, " n"]
+
+
+def opponents(world: str, place: Path, study: str, *, max_new_tokens: int) -> Rewards:
+    """Return the reward of one answer of the start model for each of its samples, drawn apart from them.
+
+    A study's models share their noise, and answers with the same noise give another number than a win rate.
+    """
+    found = read_folder(place / study)
+    samples = found.start_samples
+    rows = list(dict.fromkeys(samples.row_id))
+    asked = [{"id": row, "prompt": json.loads(found.prompt_of[row])} for row in rows]
+    write_lines(place / "asked.jsonl", asked)
+    api.generate(
+        place / "world" / "model",
+        place / "asked.jsonl",
+        place / "opponents.jsonl",
+        num_samples=len(samples.row_id) // len(rows),
+        max_new_tokens=max_new_tokens,
+        overwrite=True,
+    )
+    prompts = {row["id"]: row["prompt"] for row in asked}
+    reward = WORLDS[world].reward
+    drawn = read_lines(place / "opponents.jsonl")
+    return np.array([reward(prompts[row["id"]], row["completion"]) for row in drawn])
+
+
+def choices(folder: Path, against: Rewards) -> list[dict[str, Any]]:
+    """Return one line per seed and rule: the beta it chose (null: none) and the one that looked best.
+
+    `against` are the rewards of the start model's answers that the judge sees beside the others.
+    """
     study = read_folder(folder)
     found: list[dict[str, Any]] = []
     for seed in sorted({cell.seed for cell in study.cells}):
         own = replace(study, cells=tuple(cell for cell in study.cells if cell.seed == seed))
         boards: dict[tuple[str, float | None], Board | None] = {
-            (rules.JUDGED, None): board_of(with_verdicts(own), WON),
+            (rules.JUDGED, None): board_of(with_verdicts(own, against), WON),
             **{(rules.CROSS_FITTED, beta): board for beta, board in crossed_boards(own).items()},
         }
         for (rule, scorer), board in boards.items():
@@ -57,10 +92,9 @@ def by_ranking(study: Study, board: Board | None) -> RuleFinding | None:
     return None if board is None or not known else rules.ranking(board, ARM, known)
 
 
-def with_verdicts(study: Study) -> Study:
-    """Add a column of one verdict per answer against the start model's on the same prompt and draw."""
+def with_verdicts(study: Study, against: Rewards) -> Study:
+    """Add a column of one verdict per answer beside an opponent of reward `against`."""
     draw = random.Random(f"verdicts {study.record.study_id}")
-    against = study.start_samples.scores[GOLD]
 
     def judged(scores: Any) -> Any:
         chance = 1.0 / (1.0 + np.exp(against - scores))

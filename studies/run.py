@@ -13,11 +13,12 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from studies.choosing import choices
+from studies.choosing import choices, opponents
 from studies.claims import Row
 from studies.references import STRONGER, stronger
 from tether import api
 from tether.config.study import build_study
+from tether.config.train import TrainConfig
 from tether.records.results import read_lines, write_lines
 from tether.records.study import CellMeasures, CellRecord
 from tether.study.execute import Unwatched, run_study
@@ -70,10 +71,18 @@ def run_world(plan: Mapping[str, Any], name: str, place: Path) -> None:
         config = build_study(values, source=f"studies: {name} {study}")
         record = run_study(config, Unwatched())  # no page: the studies' own says what was found
         rows = [row for row in measured(name, place, study, record.cells) if row]
-        found = choices(place / study) if grid.get("cross_fit") else []
-        write_lines(place / study / "choices.jsonl", [{"world": name, "study": study, **c} for c in found])
+        write_lines(place / study / "choices.jsonl", chosen(plan, name, place, study))
         rows[0]["processor_seconds"] = _processor() - began
         write_lines(place / study / "rows.jsonl", rows)
+
+
+def chosen(plan: Mapping[str, Any], name: str, place: Path, study: str) -> list[Row]:
+    """Return what each way of choosing beta chose in a study, where the plan asks for it."""
+    if not plan["studies"][study].get("cross_fit"):
+        return []
+    longest = plan["train"].get("kl_max_new_tokens", TrainConfig.model_fields["kl_max_new_tokens"].default)
+    against = opponents(name, place, study, max_new_tokens=longest)
+    return [{"world": name, "study": study, **line} for line in choices(place / study, against)]
 
 
 def _processor() -> float:

@@ -130,14 +130,15 @@ def test_only_worlds_not_looked_at_put_a_rule_into_use() -> None:
 
 def test_rules_choose_seed_by_seed_and_the_judge_is_as_noisy_as_the_labels(tmp_path: Path) -> None:
     make_study(tmp_path, seeds=(0, 1), shape=Shape(prompts=60, samples_per_prompt=4))
-    found = choices(tmp_path)
+    against = np.random.default_rng(7).normal(-0.5, 1.0, 60 * 4)
+    found = choices(tmp_path, against)
     assert [(c["seed"], c["rule"]) for c in found] == [
         (seed, rule) for seed in (0, 1) for rule in ("judged", "ranking")
     ]
     assert all(c["best_looking"] in (1.0, 0.3, 0.1, 0.03, 0.01) for c in found)
-    study = with_verdicts(read_folder(tmp_path))
+    study = with_verdicts(read_folder(tmp_path), against)
     won = np.concatenate([cell.samples.scores[WON] for cell in study.cells])
-    gap = np.concatenate([c.samples.scores[GOLD] - study.start_samples.scores[GOLD] for c in study.cells])
+    gap = np.concatenate([cell.samples.scores[GOLD] - against for cell in study.cells])
     chance = 1 / (1 + np.exp(-gap))
     assert set(won) == {0.0, 1.0}
     assert won.mean() == pytest.approx(chance.mean(), abs=4 * 0.5 / len(won) ** 0.5)
