@@ -11,7 +11,8 @@ import yaml
 
 from tests.cli.conftest import Call
 from tether import api
-from tether.records.task import Example, Gap, TaskPolicy, TaskRecord, Value, WinRate
+from tether.records.comparison import Estimate
+from tether.records.task import Example, Gap, TaskPolicy, TaskRecord, WinRate
 
 
 def test_list_names_every_task_in_both_sizes(call: Call) -> None:
@@ -144,6 +145,6 @@ def test_a_task_killed_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
 
 def test_every_field_of_task_json_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
-    for record in (TaskRecord, TaskPolicy, WinRate, Gap, Example, Value):
+    for record in (TaskRecord, TaskPolicy, WinRate, Gap, Example, Estimate):
         for field in record.model_fields:
             assert f"`{field}`" in text, f"docs/tasks.md does not say what {field} is"

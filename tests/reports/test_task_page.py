@@ -9,8 +9,9 @@ import pytest
 
 from tests.reports.reading import Page
 from tether.errors import DataError
+from tether.records.comparison import Estimate
 from tether.records.results import write_json
-from tether.records.task import Example, FrontierPoint, Gap, TaskPolicy, TaskRecord, Value, WinRate
+from tether.records.task import Example, FrontierPoint, Gap, TaskPolicy, TaskRecord, WinRate
 from tether.reports.task_page import csv_tables, verdict, write_task_page
 
 TEMPERATURES = (0.0, 0.5, 1.0)
@@ -25,8 +26,8 @@ KINDS: dict[str, Any] = {
 BAD = "<script>alert(1)</script> \u202egnp.exe"
 
 
-def number(value: float, reach: float = 5.0) -> Value:
-    return Value(value=value, low=value - reach, high=value + reach, se=reach / 2)
+def number(value: float, reach: float = 5.0) -> Estimate:
+    return Estimate(value=value, low=value - reach, high=value + reach, se=reach / 2)
 
 
 def record(dpo: tuple[float, ...] = (80, 70, 50), *, known: bool = True, **changes: Any) -> TaskRecord:

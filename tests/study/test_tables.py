@@ -8,6 +8,7 @@ import pytest
 from tests.study.fixtures import make_study
 from tether.errors import RunFolderError
 from tether.records.study import StudyRecord, cell_folder, measures, read_record, read_study
+from tether.study.measure import _pairs
 from tether.study.tables import HeldOut, Samples, Tokens, read_table, write_table
 
 
@@ -94,3 +95,28 @@ def test_measures_are_absent_until_the_summary_is_written(tmp_path: Path) -> Non
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"study\.json: not there"):
         read_study(tmp_path)
+
+
+def test_accuracies_and_ratios_are_what_a_hand_computes() -> None:
+    """Three pairs: a tie within rounding is one half, and the start model is the reference."""
+    start = np.array([-12.0, -10, -8, -8, -5, -9])
+    held = HeldOut(
+        row_id=["a", "a", "b", "b", "c", "c"],
+        role=["chosen", "rejected"] * 3,
+        tokens=np.array([5, 3, 4, 4, 3, 9]),
+        policy_logp=np.array([-10.0, -9, -8, -8 - 1e-7, -6, -9]),
+        start_logp=start,
+        reference_logp=start,
+    )
+    tie = np.full(3, 1e-6)
+    found = _pairs(held, {name: name for name in "abc"}, tie, trained=True)
+    assert found["pairs"] == 3
+    assert found["policy_accuracy"] == pytest.approx((0 + 0.5 + 1) / 3)
+    assert found["implicit_accuracy"] == pytest.approx((1 + 0.5 + 0) / 3)  # ratios 2 > 1, 0 = 0, -1 < 0
+    # Per token no tie is allowed for: -2 > -3, -2 > -2 - 2.5e-8, -2 < -1.
+    assert found["policy_accuracy_per_token"] == pytest.approx((1 + 1 + 0) / 3)
+    assert found["chosen_log_ratio"] == pytest.approx((2 + 0 - 1) / 3)
+    assert found["rejected_log_ratio"] == pytest.approx((1 - 1e-7 + 0) / 3)
+    assert found["chosen_log_ratio_per_token"] == pytest.approx((2 / 5 + 0 - 1 / 3) / 3)
+    untrained = _pairs(held, {name: name for name in "abc"}, tie, trained=False)
+    assert "implicit_accuracy" not in untrained

@@ -2,7 +2,6 @@
 
 import difflib
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +173,3 @@ def differences(row: Preference, again: Preference) -> list[str]:
     if any(a.reference_logprob is not None and a.reference_logprob != b.reference_logprob for a, b in pairs):
         found.append("log-probs of the reference")
     return found
-
-
-def without_origin(row: Preference) -> Preference:
-    """Return a row that equals its copies in other files."""
-    return replace(row, origin=Origin("", 0))

@@ -59,11 +59,11 @@ def compare_pair(verdicts: Sequence[Verdict], *, draws: int = 1000, seed: int = 
         a=a,
         b=b,
         judge=judge,
-        win_rate=_estimate(win),
+        win_rate=estimate(win),
         lc_win_rate=controlled,
         lc_note=note,
         distinguishable=win.low > 50 or win.high < 50,
-        order_bias=_estimate(mean_interval(100 * (first - 0.5), clusters=prompts, seed=seed)),
+        order_bias=estimate(mean_interval(100 * (first - 0.5), clusters=prompts, seed=seed)),
         inconsistent=100 * float(np.mean([v.inconsistent for v in judged])),
         mean_chars_a=float(np.mean([len(v.answer_a) for v in judged])),
         mean_chars_b=float(np.mean([len(v.answer_b) for v in judged])),
@@ -113,7 +113,7 @@ def ratings(verdicts: Sequence[Verdict], *, draws: int = 200, seed: int = 0) -> 
     rows = [
         Rating(
             model=model,
-            rating=_estimate(bootstrap_interval(drawn[:, i], float(strengths[i]), len(prompts))),
+            rating=estimate(bootstrap_interval(drawn[:, i], float(strengths[i]), len(prompts))),
         )
         for i, model in enumerate(models)
     ]
@@ -307,14 +307,15 @@ def _length_controlled(
     counts = resampling_weights(prompts, draws=draws, seed=seed)[:, index]
     drawn = [refit(fit, shares[None], delta[None], c).lc_win_rates(present, c)[0] for c in counts]
     interval = bootstrap_interval(drawn, float(fit.lc_win_rates(present)[0]), prompts)
-    return _estimate(interval), ""
+    return estimate(interval), ""
 
 
 def _length_differences(verdicts: Sequence[Verdict]) -> Array:
     return np.array([float(len(v.answer_b) - len(v.answer_a)) for v in verdicts])
 
 
-def _estimate(interval: Interval) -> Estimate:
+def estimate(interval: Interval) -> Estimate:
+    """Return an interval as it is written; one prompt gives no bounds."""
     known = interval.n > 1
     return Estimate(
         value=interval.estimate,

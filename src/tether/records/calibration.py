@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from tether.errors import RunFolderError
 from tether.records.findings import Answer, Estimate, RuleFinding
-from tether.records.results import SCHEMA, Record
+from tether.records.results import SCHEMA, Record, read_document
 
 CALIBRATION = "calibration.json"
 
@@ -62,9 +61,5 @@ def read_calibration(folder: Path) -> Calibration:
 
     """
     path = folder / CALIBRATION
-    if not path.is_file():
-        raise RunFolderError(f"{path}: not there; make it with tether calibrate --output-dir {folder}")
-    try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise RunFolderError(f"{path}: not readable by this version of tether: {error}") from error
+    absent = f"{path}: not there; make it with tether calibrate --output-dir {folder}"
+    return read_document(Calibration, path, absent)

@@ -64,7 +64,7 @@ class Verdict(Record):
 
 
 class Estimate(Record):
-    """A number with its 95 % interval over prompts."""
+    """A number with its 95 % interval over prompts; bounds are None where none could be computed."""
 
     value: float
     low: float | None

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tether.errors import RunFolderError
-from tether.records.results import Record
+from tether.records.results import Record, read_document
 
 SCHEMA = 1
 """Version of `findings.json`; raised when a field changes its meaning."""
@@ -340,9 +339,4 @@ def read_findings(folder: Path) -> Findings:
 
     """
     path = folder / FINDINGS
-    if not path.is_file():
-        raise RunFolderError(f"{path}: not there; write it with: tether study report {folder}")
-    try:
-        return Findings.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise RunFolderError(f"{path}: not readable by this version of tether: {error}") from error
+    return read_document(Findings, path, f"{path}: not there; write it with: tether study report {folder}")

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,9 @@ class Record(BaseModel):
     """Base of every file on disk: unknown fields are kept out, values never change after creation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Kind = TypeVar("Kind", bound=Record)
 
 
 class Finding(Record):
@@ -165,6 +168,22 @@ def write_json(path: Path, value: Mapping[str, Any] | BaseModel) -> None:
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_document(kind: type[Kind], path: Path, absent: str) -> Kind:
+    """Read a record that is one JSON document.
+
+    Raises:
+        RunFolderError: there is none, which `absent` says, or another version of tether wrote it.
+
+    """
+    if not path.is_file():
+        raise RunFolderError(absent)
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        line = " ".join(str(error).split())
+        raise RunFolderError(f"{path}: not readable by this version of tether: {line}") from error
+
+
 def read_run(folder: Path) -> RunRecord:
     """Read `run.json` of a run folder.
 
@@ -172,13 +191,8 @@ def read_run(folder: Path) -> RunRecord:
         RunFolderError: there is none, or another version of tether wrote it.
 
     """
-    path = folder / "run.json"
-    if not path.is_file():
-        raise RunFolderError(f"{folder}: no run.json here; name the --output-dir of a tether train run")
-    try:
-        return RunRecord.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise RunFolderError(f"{path}: not readable by this version of tether: {error}") from error
+    absent = f"{folder}: no run.json here; name the --output-dir of a tether train run"
+    return read_document(RunRecord, folder / "run.json", absent)
 
 
 def answer_files(run: Path) -> dict[int, Path]:

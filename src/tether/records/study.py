@@ -9,12 +9,11 @@ The tables beside them (Parquet) are in `study.tables`.
 """
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field
 
-from tether.errors import RunFolderError
-from tether.records.results import SCHEMA, Record
+from tether.records.results import SCHEMA, Kind, Record, read_document
 
 CellState = Literal["planned", "running", "finished", "failed", "interrupted"]
 
@@ -158,9 +157,6 @@ class StudyRecord(Record):
     """Row ids of the held-out prompts every model answered, in order."""
 
 
-Kind = TypeVar("Kind", bound=Record)
-
-
 def read_record(kind: type[Kind], path: Path) -> Kind:
     """Read one of the records above.
 
@@ -168,12 +164,7 @@ def read_record(kind: type[Kind], path: Path) -> Kind:
         RunFolderError: the file is missing, or another version of tether wrote it.
 
     """
-    if not path.is_file():
-        raise RunFolderError(f"{path}: not there; name the --output-dir of a tether study")
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise RunFolderError(f"{path}: not readable by this version of tether: {error}") from error
+    return read_document(kind, path, f"{path}: not there; name the --output-dir of a tether study")
 
 
 def read_study(folder: Path) -> StudyRecord:

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tether.errors import DataError
+from tether.records.comparison import Estimate
 from tether.records.results import SCHEMA, Record
 from tether.records.rows import Message
 
 PolicyKind = Literal["base", "start", "preferred-ft", "dpo", "unlikelihood", "best-of-n", "best-of-n-true"]
-
-
-class Value(Record):
-    """A number with its interval; bounds are None where none could be computed."""
-
-    value: float
-    low: float | None
-    high: float | None
-    se: float | None
 
 
 class TaskPolicy(Record):
@@ -44,7 +36,7 @@ class WinRate(Record):
 
     policy: str
     temperature: float
-    win_rate: Value
+    win_rate: Estimate
     """Both orders averaged; a tie is half a win."""
     ties: float
     """Percent of judged prompts on which neither won."""
@@ -52,7 +44,7 @@ class WinRate(Record):
     """Judged in both orders."""
     failed: int
     """Without a verdict: in no number."""
-    reward: Value | None = None
+    reward: Estimate | None = None
     """Mean reward of the answers, where the task's reward is known."""
     reference_reward: float | None = None
     """The same of the reference completions, on the same prompts."""
@@ -68,7 +60,7 @@ class Gap(Record):
     policy: str
     other: str
     temperature: float
-    points: Value
+    points: Estimate
     distinguishable: bool
     prompts: int
 
@@ -80,9 +72,9 @@ class FrontierPoint(Record):
     kind: PolicyKind
     setting: float | None
     step: int
-    kl: Value
+    kl: Estimate
     """KL(policy || start model), nats per answer."""
-    reward: Value
+    reward: Estimate
     prompts: int
 
 

@@ -1,6 +1,6 @@
 """Which charts a run page has, from its numbers; each with a caption that says what is drawn."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from tether.reports.verdict import Verdict
 
 DRAWN = 150
 """Most points of a training curve; longer logs are drawn as means of equal stretches."""
-REWARD = "β times the log-ratio to the reference"
 UPDATE, PLAIN = Axis("update", whole=True), Axis()
 
 
@@ -169,23 +168,23 @@ def _gains(contents: RunContents, verdict: Verdict) -> Figure | None:
 
 
 def _length(measured: Sequence[Measurement]) -> Figure | None:
-    rows = [_row(m.step, m.tokens, None, "tokens") for m in measured]
-    if len(rows) < 2:
-        return None
-    chart = plots.lines(rows, UPDATE, Axis(zero=True), {"tokens": INK})
     text = "Mean length of the model's own answers in tokens, end token included."
-    return Figure("answer_length", "Answer length", text, chart, tuple(rows))
+    return _course({m.step: m.tokens for m in measured}, "tokens", "answer_length", "Answer length", text)
 
 
 def _entropy(measured: Sequence[Measurement]) -> Figure | None:
-    rows = [_row(m.step, m.entropy, None, "entropy") for m in measured]
-    if len(rows) < 2:
-        return None
-    chart = plots.lines(rows, UPDATE, Axis(zero=True), {"entropy": INK})
     text = (
         "Mean entropy of the next token along the model's own answers, nats; near 0 it always says the same."
     )
-    return Figure("entropy", "Entropy", text, chart, tuple(rows))
+    return _course({m.step: m.entropy for m in measured}, "entropy", "entropy", "Entropy", text)
+
+
+def _course(values: Mapping[int, float], line: str, name: str, title: str, text: str) -> Figure | None:
+    """Draw one mean of the model's own answers over updates."""
+    rows = [_row(step, value, None, line) for step, value in values.items()]
+    if len(rows) < 2:
+        return None
+    return Figure(name, title, text, plots.lines(rows, UPDATE, Axis(zero=True), {line: INK}), tuple(rows))
 
 
 def _curve(

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tether.records.task import TaskPolicy, TaskRecord, Value
+from tether.records.comparison import Estimate
+from tether.records.task import TaskPolicy, TaskRecord
 from tether.reports import plots
 from tether.reports.figures import Figure
 from tether.reports.plots import BLUE, GREY, INK, MUTED, ORANGE, TEAL, Axis
@@ -112,7 +113,9 @@ def _family(policy: TaskPolicy) -> str:
     )
 
 
-def _over_temperature(record: TaskRecord, values: Iterable[tuple[str, float, Value]]) -> list[dict[str, Any]]:
+def _over_temperature(
+    record: TaskRecord, values: Iterable[tuple[str, float, Estimate]]
+) -> list[dict[str, Any]]:
     policies = compared(record)
     names = {policy.name: label(policy) for policy in policies}
     shift = {policy.name: (place - (len(policies) - 1) / 2) * APART for place, policy in enumerate(policies)}
@@ -134,7 +137,7 @@ def _temperatures(record: TaskRecord) -> Axis:
     return Axis("temperature", at=tuple(sorted({r.temperature for r in record.win_rates})), format=".2~f")
 
 
-def _bars(value: Value) -> dict[str, float | None]:
+def _bars(value: Estimate) -> dict[str, float | None]:
     return {"low": value.low, "high": value.high}
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tether.records.comparison import Estimate
 from tether.records.results import Record, write_text
 from tether.records.rows import Content
-from tether.records.task import Example, TaskPolicy, TaskRecord, Value, read_task
+from tether.records.task import Example, TaskPolicy, TaskRecord, read_task
 from tether.reports.figures import write_figures
 from tether.reports.page import render
 from tether.reports.tables import Table, csv_text, duration, flattened, number
@@ -228,15 +229,15 @@ def csv_tables(record: TaskRecord) -> dict[str, list[dict[str, Any]]]:
 
 
 def _flat(record: Record, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a record's fields as columns, a `Value` as four; a `Value` that is not there has none."""
+    """Return a record's fields as columns, an `Estimate` as four; one that is not there has none."""
     row: dict[str, Any] = {}
     for name, field in type(record).model_fields.items():
         value = getattr(record, name)
-        if isinstance(value, Value):
+        if isinstance(value, Estimate):
             row |= {name: value.value} | {
                 f"{name}_{part}": getattr(value, part) for part in ("low", "high", "se")
             }
-        elif name not in without and field.annotation != Value | None:
+        elif name not in without and field.annotation != Estimate | None:
             row[name] = value
     return row
 
@@ -262,17 +263,17 @@ def _score(value: float | None) -> str:
     return "" if value is None else number(value, 2)
 
 
-def _percent(value: Value, *, unit: bool = True) -> str:
+def _percent(value: Estimate, *, unit: bool = True) -> str:
     span = _span(value)
     return f"{value.value:.0f}{' %' if unit else ''}" + (f" ({span})" if span else "")
 
 
-def _span(value: Value, decimals: int = 0, *, signed: bool = False) -> str:
+def _span(value: Estimate, decimals: int = 0, *, signed: bool = False) -> str:
     if value.low is None or value.high is None:
         return ""
     return f"{number(value.low, decimals, signed=signed)} to {number(value.high, decimals, signed=signed)}"
 
 
-def _reach(value: Value) -> str:
+def _reach(value: Estimate) -> str:
     span = _span(value)
     return f"95 %: {span}" if span else "no interval"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tether.analysis.drift import Behaviour, degeneration, distinct, repetition
+from tether.analysis.sequences import ranking
 from tether.analysis.tokens import large_share
 from tether.generation.measure import MeasuredSample, mean_and_error
 from tether.records.study import CellMeasures
@@ -203,23 +204,19 @@ def _pairs(
     clusters = [prompt_of[held.row_id[i]] for i in chosen]
     ratio = held.policy_logp - held.start_logp
     reward = held.policy_logp - held.reference_logp
+    per_token = held.policy_logp / held.tokens
     columns: dict[str, Array] = {
-        "policy_accuracy": _ranked(held.policy_logp, chosen, rejected, tie),
-        "policy_accuracy_per_token": _ranked(held.policy_logp / held.tokens, chosen, rejected, 0 * tie),
+        "policy_accuracy": ranking(held.policy_logp[chosen], held.policy_logp[rejected], tie),
+        "policy_accuracy_per_token": ranking(per_token[chosen], per_token[rejected]),
     }
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         columns[f"{name}_log_ratio"] = ratio[side]
         columns[f"{name}_log_ratio_per_token"] = ratio[side] / held.tokens[side]
     if trained and not np.isnan(reward).any():
-        columns["implicit_accuracy"] = _ranked(reward, chosen, rejected, tie)
+        columns["implicit_accuracy"] = ranking(reward[chosen], reward[rejected], tie)
     for name, column in columns.items():
         values[name], values[f"{name}_se"] = _ratio(column, np.ones(len(column)), clusters)
     return values
-
-
-def _ranked(values: Array, chosen: Any, rejected: Any, tie: Array) -> Array:
-    gap = values[chosen] - values[rejected]
-    return np.where(np.abs(gap) <= tie, 0.5, (gap > 0).astype(np.float64))
 
 
 def _ratio(values: Array, sizes: Array, clusters: Sequence[str]) -> tuple[float, float | None]:

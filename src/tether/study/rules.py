@@ -11,10 +11,9 @@ Rafailov et al., arXiv 2406.02900). A rule without a judge becomes the product's
 or below `REGRET` of the best gain in `WORLDS` of worlds that were not looked at before; see `PROVEN`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from tether.records.findings import Regret, RuleFinding, ScorerChoice
+from tether.records.findings import RuleFinding, ScorerChoice
 from tether.study.board import Board
 from tether.study.tight import how_tight, regret_of
 
@@ -23,24 +22,6 @@ REGRET, WORLDS = 0.05, 0.9
 """A rule is proven where its regret stays at or below 5 % of the best gain in 90 % of worlds."""
 PROVEN: frozenset[str] = frozenset()
 """Judge-free rules that kept that promise on worlds not looked at before. None has yet."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """How a rule did over several worlds."""
-
-    rule: str
-    worlds: int
-    kept: int
-    """Worlds in which it chose something and its regret was at most `REGRET` of the gain."""
-    failures: int
-    """Worlds in which it chose nothing although a setting gained."""
-    worst: float | None
-
-    @property
-    def proven(self) -> bool:
-        """Whether the promise was kept often enough."""
-        return self.worlds > 0 and self.kept / self.worlds >= WORLDS
 
 
 def judged(board: Board, arm: str, *, alpha: float = 0.05, seed: int = 0) -> RuleFinding:
@@ -101,16 +82,4 @@ def ranking(board: Board, arm: str, policy_accuracy: Mapping[str, float]) -> Rul
         reason=reason,
         regret=regret_of(board, row),
         proven=proven,
-    )
-
-
-def record_of(rule: str, outcomes: Sequence[Regret | None]) -> Record:
-    """Return how a rule did; None stands for a world in which it chose nothing."""
-    shares = [outcome.share for outcome in outcomes if outcome is not None and outcome.share is not None]
-    return Record(
-        rule=rule,
-        worlds=len(outcomes),
-        kept=sum(share <= REGRET for share in shares),
-        failures=sum(outcome is None for outcome in outcomes),
-        worst=max(shares, default=None),
     )

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tether.analysis.stats import Interval, distinguishable, mean_interval, paired_bootstrap
+from tether.analysis.stats import distinguishable, mean_interval, paired_bootstrap
 from tether.errors import DataError
+from tether.judging.comparison import estimate
 from tether.judging.judges import Judge
 from tether.judging.pairwise import Cache, Pair, Verdict, judge_pairs
 from tether.records.protocols import Evaluator
 from tether.records.results import write_lines
-from tether.records.task import Gap, Value, WinRate
+from tether.records.task import Gap, WinRate
 from tether.tasks.answers import Answers, true_scores
 from tether.tasks.sources import Asked
 
@@ -71,11 +72,11 @@ def win_rate(
     return WinRate(
         policy=policy,
         temperature=temperature,
-        win_rate=value(mean_interval([100 * s for s in shares], bounds=(0, 100), null=50, seed=seed)),
+        win_rate=estimate(mean_interval([100 * s for s in shares], bounds=(0, 100), null=50, seed=seed)),
         ties=100 * sum(share == 0.5 for share in shares) / len(shares),
         prompts=len(shares),
         failed=len(verdicts) - len(shares),
-        reward=None if scores is None else value(mean_interval(scores, seed=seed)),
+        reward=None if scores is None else estimate(mean_interval(scores, seed=seed)),
         reference_reward=None if theirs is None else sum(theirs) / len(theirs),
         chars=sum(len(row.completion) for row in rows) / len(rows),
         cut=100 * sum(not row.ended for row in rows) / len(rows),
@@ -103,18 +104,7 @@ def gap(
         policy=policy,
         other=other,
         temperature=temperature,
-        points=value(found),
+        points=estimate(found),
         distinguishable=distinguishable(found),
         prompts=len(points),
-    )
-
-
-def value(interval: Interval) -> Value:
-    """Return an interval as it is written; bounds are None where one prompt cannot give any."""
-    known = interval.n > 1
-    return Value(
-        value=interval.estimate,
-        low=interval.low if known else None,
-        high=interval.high if known else None,
-        se=interval.se if known else None,
     )

@@ -14,9 +14,10 @@ from typing import Any
 from tether.config.parse import build
 from tether.config.task import TaskConfig
 from tether.config.train import TrainConfig
+from tether.records.comparison import Estimate
 from tether.records.protocols import Evaluator
 from tether.records.results import RunRecord, read_run
-from tether.records.task import FrontierPoint, PolicyKind, Value
+from tether.records.task import FrontierPoint, PolicyKind
 from tether.training.run import train
 from tether.training.track import Watcher
 
@@ -117,7 +118,7 @@ def frontier_points(run: Run, record: RunRecord, reward: str) -> list[FrontierPo
     return points
 
 
-def _measured(value: float, error: float | None) -> Value:
+def _measured(value: float, error: float | None) -> Estimate:
     if error is None:
-        return Value(value=value, low=None, high=None, se=None)
-    return Value(value=value, low=value - Z95 * error, high=value + Z95 * error, se=error)
+        return Estimate(value=value, low=None, high=None, se=None)
+    return Estimate(value=value, low=value - Z95 * error, high=value + Z95 * error, se=error)

@@ -341,9 +341,7 @@ def _cut_turns(
 ) -> tuple[Preference, EncodedGroup, bool]:
     """Leave out the oldest turns until the prompt fits; system messages and the last user turn stay."""
     roles = [message.get("role") for message in prompt]
-    first = next(
-        (index for index, role in enumerate(roles) if role not in ("system", "developer")), len(roles)
-    )
+    first = next((index for index, role in enumerate(roles) if role not in KEPT_ROLES), len(roles))
     cut = False
     for start in (index for index in range(first + 1, len(roles)) if roles[index] == "user"):
         if len(known.prompt_ids) <= room:
