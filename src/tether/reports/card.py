@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tether.errors import RunFolderError
@@ -15,6 +14,7 @@ from tether.reports.explain import beta_of
 from tether.reports.notices import notices_of
 from tether.reports.sections import findings_table, measurement_table, model_name
 from tether.reports.tables import count, flattened, number, percent, plain, with_error
+from tether.reports.templating import environment
 from tether.reports.verbatim import visible_controls
 from tether.reports.verdict import Verdict, gain_interval_text, verdict_of
 
@@ -46,17 +46,9 @@ def write_card(run: Path) -> Path:
 
 def card_text(contents: RunContents, *, adapter: bool) -> str:
     """Return the card as Markdown with YAML front matter; text of files and models is escaped."""
-    environment = Environment(
-        loader=PackageLoader("tether.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_as_text,
-    )
-    environment.filters |= {"code": code, "fenced": fenced}
+    template = environment(_as_text, {"code": code, "fenced": fenced}).get_template("card.md.jinja")
     verdict, record = verdict_of(contents), contents.record
-    return environment.get_template("card.md.jinja").render(
+    return template.render(
         front=Markup(
             yaml.safe_dump(front_matter(contents, adapter=adapter), sort_keys=False, allow_unicode=False)
         ),

@@ -5,12 +5,11 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tether.records.results import write_text
@@ -37,6 +36,7 @@ from tether.reports.tables import (
     percent,
     plain,
 )
+from tether.reports.templating import environment
 from tether.reports.verbatim import visible_controls
 from tether.reports.verdict import verdict_of
 
@@ -100,32 +100,17 @@ def render(template: str, *, styles: Sequence[str] = (), script: str = "", **val
 
     `styles` are further style sheets, `script` the page's one script, by file name among the templates.
     """
-    environment = Environment(
-        loader=PackageLoader("tether.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters |= {
-        "number": number,
-        "count": count,
-        "percent": percent,
-        "plain": plain,
-        "words": words,
-        "tied": tied,
-    }
-    loader = environment.loader
+    filled = environment(_shown, FILTERS)
+    loader = filled.loader
     assert loader is not None
-    style = "".join(loader.get_source(environment, name)[0] for name in ("page.css", *styles))
-    code = loader.get_source(environment, script)[0] if script else ""
+    style = "".join(loader.get_source(filled, name)[0] for name in ("page.css", *styles))
+    code = loader.get_source(filled, script)[0] if script else ""
     allowed = f" script-src '{_digest(code)}';" if code else ""
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}';{allowed} img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
-    return environment.get_template(template).render(
+    return filled.get_template(template).render(
         style=Markup(style), script=Markup(code), policy=Markup(policy), **values
     )
 
@@ -137,6 +122,17 @@ def _digest(text: str) -> str:
 def tied(text: str) -> str:
     """Keep a number and its unit, error or β on one line (no-break spaces)."""
     return UNITS.sub("\u00a0", text)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "number": number,
+    "count": count,
+    "percent": percent,
+    "plain": plain,
+    "words": words,
+    "tied": tied,
+}
+"""What a page's template may do to a value."""
 
 
 def _shown(value: Any) -> Any:
