@@ -359,13 +359,13 @@ class Bench:
             return _double(read.tokens), None
         if kind != "model":
             return None, None
-        engine, groups, loaded, theirs, _ = open_scorer(path, self.common, rows)
-        if not same_vocabulary(tokenizer, theirs):
+        scorer = open_scorer(path, self.common, rows)
+        if not same_vocabulary(tokenizer, scorer.tokenizer):
             return None, None
-        other = collate(groups)
+        other = collate(scorer.groups)
         same = torch.equal(other.scored_ids, batch.scored_ids)
-        read = update_logprobs(engine, other, self.budget) if same else None
-        return (None if read is None else _double(read.tokens)), loaded.model
+        read = update_logprobs(scorer.engine, other, self.budget) if same else None
+        return (None if read is None else _double(read.tokens)), scorer.loaded.model
 
     def _describe(self, policy: SequenceLogProbs, samples: Sequence[MeasuredSample]) -> None:
         """Write what pages need to show rows and tokens: prompts, completions, token texts."""

@@ -141,8 +141,7 @@ def _scored(
     path: str, config: TrainConfig, split: Split, *, without_prompt: bool = False
 ) -> tuple[Model, Margins]:
     scorer, table = score_rows(path, config, split.rows, without_prompt=without_prompt)
-    _, _, loaded, tokenizer, stops = scorer
-    return (loaded.model, tokenizer, stops), _margins(table, split)
+    return (scorer.loaded.model, scorer.tokenizer, scorer.stops), _margins(table, split)
 
 
 def _margins(table: ReferenceTable, split: Split) -> Margins:

@@ -92,10 +92,7 @@ def implicit_rewards(rows: Sequence[Row], policy: str, start: str, beta: float) 
     """
     data = [_row(index, row) for index, row in enumerate(rows)]
     tables = [_scored(model, data) for model in (policy, start)]
-    found: list[float] = []
-    for first, second in zip(*tables, strict=True):
-        found.append(beta * (first - second))
-    return found
+    return [beta * (first - second) for first, second in zip(*tables, strict=True)]
 
 
 def _row(index: int, row: Row) -> Preference:
@@ -111,5 +108,5 @@ def _said(row: Row) -> tuple[dict[str, Any], ...]:
 
 def _scored(model: str, rows: list[Preference]) -> list[float]:
     options = TrainConfig(model_name_or_path=model, dataset_name="(answers)", output_dir="(none)")
-    (_, groups, *_), table = score_rows(model, options, rows)
-    return [table.scores[group.completions[0].key].total for group in groups]
+    scorer, table = score_rows(model, options, rows)
+    return [table.scores[group.completions[0].key].total for group in scorer.groups]

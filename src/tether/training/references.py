@@ -279,7 +279,7 @@ def _artifact(
     if source is not None:
         watcher.stage(f"checking {path} against {source}")
         without = table.identity.scored.get("prompt") == "without"
-        engine, theirs, loaded, tokenizer, stops = open_scorer(
+        scorer = open_scorer(
             source,
             config,
             rows[:RESCORED_ROWS],
@@ -288,16 +288,7 @@ def _artifact(
             sharded=in_shards(policy.engine.model),
             quantisation=by_name(str(table.identity.scored.get("quantisation"))),
         )
-        now = identity(
-            table.identity.kind,
-            weights=loaded.weights,
-            adapter=loaded.adapter,
-            tokenizer=tokenizer,
-            stops=stops,
-            config=config,
-            engine=engine,
-            without_prompt=without,
-        )
+        now = scorer.identity(table.identity.kind, config, without_prompt=without)
         # Truncation and turns were compared row by row through the keys; what changes no row is the same.
         by_row = {name: table.identity.scored.get(name, "") for name in ("truncation", "turns")}
         same = ReferenceIdentity(now.kind, {**now.scored, **by_row})
@@ -306,7 +297,7 @@ def _artifact(
             raise ReferenceMismatch(
                 f"{path}: not made by {source} as it is now: {difference}; score the data again"
             )
-        verified = verify_rescored(table, lambda: (engine, theirs), budget)
+        verified = verify_rescored(table, lambda: (scorer.engine, scorer.groups), budget)
     return Reference(table, _record(table, f"the artifact in {path}"), verified)
 
 

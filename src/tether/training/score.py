@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -142,8 +142,27 @@ def identity(
     )
 
 
-Scorer = tuple[Engine, list[EncodedGroup], LoadedModel, PreTrainedTokenizerBase, frozenset[int]]
-"""A model ready to score: its engine, the rows as its tokenizer sees them, its names, its texts."""
+class Scorer(NamedTuple):
+    """A model ready to score: its engine, the rows as its tokenizer sees them, its names, its texts."""
+
+    engine: Engine
+    groups: list[EncodedGroup]
+    loaded: LoadedModel
+    tokenizer: PreTrainedTokenizerBase
+    stops: frozenset[int]
+
+    def identity(self, kind: str, config: TrainConfig, *, without_prompt: bool) -> ReferenceIdentity:
+        """Name the model as a reference."""
+        return identity(
+            kind,
+            weights=self.loaded.weights,
+            adapter=self.loaded.adapter,
+            tokenizer=self.tokenizer,
+            stops=self.stops,
+            config=config,
+            engine=self.engine,
+            without_prompt=without_prompt,
+        )
 
 
 def open_scorer(
@@ -183,7 +202,7 @@ def open_scorer(
         dtype,
         processes=processes,
     )
-    return engine, groups, loaded, tokenizer, stops
+    return Scorer(engine, groups, loaded, tokenizer, stops)
 
 
 def layout_for(model: Any, requested: str, groups: Sequence[EncodedGroup]) -> LayoutChoice:
@@ -199,20 +218,8 @@ def score_rows(
     path: str, config: TrainConfig, rows: Sequence[Preference], *, without_prompt: bool = False
 ) -> tuple[Scorer, ReferenceTable]:
     """Return a model ready to score (see `open_scorer`) and what it gives these rows."""
-    scorer = engine, groups, loaded, tokenizer, stops = open_scorer(
-        path, config, rows, without_prompt=without_prompt
-    )
-    name = identity(
-        "model",
-        weights=loaded.weights,
-        adapter=loaded.adapter,
-        tokenizer=tokenizer,
-        stops=stops,
-        config=config,
-        engine=engine,
-        without_prompt=without_prompt,
-    )
-    table = ReferenceTable(name, {})
+    scorer = open_scorer(path, config, rows, without_prompt=without_prompt)
+    table = ReferenceTable(scorer.identity("model", config, without_prompt=without_prompt), {})
     budget = config.max_tokens_per_microbatch or default_budget(device_of(config.device))
-    fill_table(table, engine, groups, budget=budget)
+    fill_table(table, scorer.engine, scorer.groups, budget=budget)
     return scorer, table

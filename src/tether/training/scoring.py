@@ -15,7 +15,7 @@ from tether.tokens.render import Renderer
 from tether.training.parallel import Processes, joined
 from tether.training.policy import pinned_config
 from tether.training.prepare import Prepared, prepare, read
-from tether.training.score import default_budget, device_of, fill_table, identity, open_scorer
+from tether.training.score import default_budget, device_of, fill_table, open_scorer
 from tether.training.track import Silent, Watcher
 
 
@@ -101,30 +101,23 @@ def _scored(
     processes: Processes,
     watcher: Watcher,
 ) -> ReferenceTable:
-    engine, groups, weights, own, stops = open_scorer(
+    scorer = open_scorer(
         config.model_name_or_path,
         config,
         prepared.train.rows,
         without_prompt=without_prompt,
         processes=processes,
     )
-    name = identity(
-        "prior" if without_prompt else "model",
-        weights=weights.weights,
-        adapter=weights.adapter,
-        tokenizer=own,
-        stops=stops,
-        config=config,
-        engine=engine,
-        without_prompt=without_prompt,
-    )
-    table = ReferenceTable(name, {})
+    kind = "prior" if without_prompt else "model"
+    table = ReferenceTable(scorer.identity(kind, config, without_prompt=without_prompt), {})
 
     def progress(done: int, total: int) -> None:
         watcher.stage(f"scoring: {done} of {total} rows")
 
     with torch.no_grad():
-        fill_table(table, engine, groups, budget=budget, keep_tokens=token_values, progress=progress)
+        fill_table(
+            table, scorer.engine, scorer.groups, budget=budget, keep_tokens=token_values, progress=progress
+        )
     return table
 
 
