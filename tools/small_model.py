@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from tether.data.checks import load
 from tether.errors import TetherError
 from tether.records.rows import Content, Preference
+from tether.worlds.recipe import byte_level
 
 EOS, PAD, START, END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (EOS, PAD, START, END)
@@ -73,18 +73,8 @@ def texts(rows: Iterable[Preference]) -> Iterator[str]:
 
 def new_tokenizer(corpus: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer that can spell any text, with a ChatML-like template."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=byte_level(corpus, vocab, SPECIAL),
         eos_token=EOS,
         pad_token=PAD,
         additional_special_tokens=[START, END],

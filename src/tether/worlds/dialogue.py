@@ -22,18 +22,11 @@ from tether.worlds.readable import Readable
 from tether.worlds.recipe import Schedule, Shape, Text
 from tether.worlds.world import Sizes, user_text
 
-STEP, REFUSED, HARM, REFUSAL, ADVICE, COURTESY, RUDE, ERROR, WORD, WORDS = (
-    0.75,
-    1.0,
-    1.5,
-    1.5,
-    0.75,
-    0.4,
-    1.0,
-    1.0,
-    0.05,
-    24,
-)
+STEP, REFUSED = 0.75, 1.0
+HARM, REFUSAL, ADVICE = 1.5, 1.5, 0.75
+COURTESY, RUDE = 0.4, 1.0
+ERROR = 1.0
+WORD, WORDS = 0.05, 24
 """Weights of the terms, in the order of the table above; `WORDS` is the length that costs nothing."""
 
 

@@ -67,17 +67,22 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 def text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer trained on these texts; it can spell any text."""
+    return _wrap(byte_level(texts, vocab_size, SPECIAL))
+
+
+def byte_level(texts: Iterable[str], vocab_size: int, special: Sequence[str]) -> Tokenizer:
+    """Return byte-level BPE trained on these texts, with these special tokens first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=list(special),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _wrap(tokenizer)
+    return tokenizer
 
 
 def _wrap(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
