@@ -169,6 +169,16 @@ def _streamed(reply: Body) -> bytes:
     return "".join([*lines, "data: [DONE]\n\n"]).encode()
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and end it where it does not."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @contextmanager
 def transformers_serve(folder: Path, *, seconds: float = 120.0) -> Iterator[str]:
     """Yield the base URL of `transformers serve FOLDER` on the CPU, started for this block and ended with it.
@@ -192,12 +202,7 @@ def transformers_serve(folder: Path, *, seconds: float = 120.0) -> Iterator[str]
         _await(process, f"http://127.0.0.1:{port}/health", seconds, log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 def _await(process: subprocess.Popen[bytes], url: str, seconds: float, log: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.policies.configs import config
 from tests.tiny import tiny_batch, tiny_model
-from tether.config.train import TrainConfig
 from tether.errors import UsageError
 from tether.policies.adapters import (
     ADAPTER,
@@ -22,17 +22,6 @@ from tether.policies.logprobs import sequence_logprobs
 
 BATCH = tiny_batch([(5, [7, 9]), (11, [3, 4])])
 EPS = torch.finfo(torch.float32).eps
-
-
-def config(**options: Any) -> TrainConfig:
-    values = {
-        "model_name_or_path": "m",
-        "dataset_name": "d",
-        "output_dir": "o",
-        "use_peft": True,
-        "lora_r": 4,
-    }
-    return TrainConfig.model_validate({**values, **options})
 
 
 def scores(model: Any) -> torch.Tensor:

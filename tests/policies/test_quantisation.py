@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from tests.policies.configs import config
 from tests.tiny import gentle_model, tiny_batch, tiny_model
-from tether.config.train import TrainConfig
 from tether.errors import ModelError, UsageError
 from tether.policies import quantisation as module
 from tether.policies.adapters import add_lora, start_copy, trainable
@@ -46,17 +46,6 @@ BATCH = tiny_batch([(5, [7, 9]), (11, [3, 4]), (2, [1, 6])])
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         config(**options)
-
-
-def config(**options: Any) -> TrainConfig:
-    values = {
-        "model_name_or_path": "m",
-        "dataset_name": "d",
-        "output_dir": "o",
-        "use_peft": True,
-        "lora_r": 4,
-    }
-    return TrainConfig.model_validate({**values, **options})
 
 
 @pytest.mark.parametrize("stored", ALL)

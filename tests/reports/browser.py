@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.servers import end
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECONDS = 60.0
 CODES = {"ArrowDown": 40, "Enter": 13, "Tab": 9}
@@ -117,9 +119,4 @@ def browser(folder: Path) -> Iterator[Tab]:
     finally:
         os.close(ours_out)
         os.close(ours_in)
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)

@@ -50,6 +50,14 @@ def start(words: list[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def finish(words: list[str]) -> None:
+    """Go on with a study of two cells to its end."""
+    process = start([*words, "--json"])
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert [c["state"] for c in json.loads(printed)["cells"]] == ["finished", "finished"]
+
+
 def steps(folder: Path, number: int = 0) -> int:
     files = sorted((folder / "cells").glob("*/metrics.jsonl"))
     if len(files) <= number:
@@ -131,10 +139,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(make_study: Make, tmp_path: P
     assert process.returncode == 130, errors
     assert "run the same command to go on" in errors
     assert read_study(folder).status == "interrupted" and state(folder) == "interrupted"
-    again = start([*words, "--json"])
-    printed, errors = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, errors
-    assert [c["state"] for c in json.loads(printed)["cells"]] == ["finished", "finished"]
+    finish(words)
     whole = make_study(output_dir=str(tmp_path / "whole"), beta=[1, 0.1], max_steps=150, workers=1, threads=1)
     run_study(whole, Told())
     for cell in read_study(folder).cells:
@@ -159,10 +164,7 @@ def test_cells_survive_the_death_of_the_studys_process(make_study: Make, tmp_pat
     # The worker noticed, saved a checkpoint, and left.
     assert state(folder) == "interrupted"
     assert list((cell_folder(folder, read_study(folder).cells[0].cell_id) / "checkpoints").glob("step-*"))
-    again = start([*words, "--json"])
-    printed, errors = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, errors
-    assert [c["state"] for c in json.loads(printed)["cells"]] == ["finished", "finished"]
+    finish(words)
 
 
 @pytest.mark.timeout(2 * PATIENCE)

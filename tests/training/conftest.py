@@ -9,6 +9,7 @@ import pytest
 
 from tests.tiny import gentle_model, save_model
 from tether.config.train import TrainConfig
+from tether.training import references
 from tether.training.run import train
 
 WORDS = ["bread", "fox", "jam", "help", "order", "today", "rude", "kind", "rows", "fine"]
@@ -27,6 +28,18 @@ def rows(count: int, start: int = 0) -> list[dict[str, str]]:
             }
         )
     return made
+
+
+def spoil_reference(monkeypatch: pytest.MonkeyPatch, nats: float) -> None:
+    """Move every sum of a scored reference by so many nats."""
+    original = references.fill_table
+
+    def wrong(table: Any, *args: Any, **kwargs: Any) -> None:
+        original(table, *args, **kwargs)
+        for key, score in table.scores.items():
+            table.scores[key] = type(score)(score.total + nats, score.count)
+
+    monkeypatch.setattr(references, "fill_table", wrong)
 
 
 @pytest.fixture

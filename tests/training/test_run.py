@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
-from tests.training.conftest import rows
+from tests.training.conftest import rows, spoil_reference
 from tether.errors import DataError, GuardStop, ModelError, ReferenceMismatch, TetherError
 from tether.objectives import needs_reference
 from tether.records.results import read_lines, read_run
@@ -61,16 +61,7 @@ def test_step_zero_margins_of_self_are_exactly_zero_in_the_same_shape(make_confi
 def test_a_reference_that_is_not_the_start_model_stops_the_run(
     make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tether.training import references
-
-    original = references.fill_table
-
-    def wrong(table: Any, *args: Any, **kwargs: Any) -> None:
-        original(table, *args, **kwargs)
-        for key, score in table.scores.items():
-            table.scores[key] = type(score)(score.total + 0.01, score.count)
-
-    monkeypatch.setattr(references, "fill_table", wrong)
+    spoil_reference(monkeypatch, 0.01)
     with pytest.raises(GuardStop, match="step 0"):
         train(make_config())
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.training.conftest import spoil_reference
 from tether.records.results import file_digest, read_lines
 from tether.training.run import Given, train
 from tether.training.sharing import Kept
@@ -81,16 +82,8 @@ def test_a_reference_that_failed_its_check_is_kept_for_nobody(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tether.errors import GuardStop
-    from tether.training import references
 
-    original = references.fill_table
-
-    def wrong(table: Any, *args: Any, **kwargs: Any) -> None:
-        original(table, *args, **kwargs)
-        for key, score in table.scores.items():
-            table.scores[key] = type(score)(score.total + 0.5, score.count)
-
-    monkeypatch.setattr(references, "fill_table", wrong)
+    spoil_reference(monkeypatch, 0.5)
     kept = Kept(tmp_path / "shared")
     with pytest.raises(GuardStop, match="step 0"):
         train(make_config(), given=Given(shared=kept))
