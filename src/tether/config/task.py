@@ -122,6 +122,11 @@ class TaskConfig(BaseModel):
         return self
 
     @property
+    def reward_known(self) -> bool:
+        """Whether the task has a reward of its own, which can judge answers."""
+        return self.world is not None or self.reward is not None
+
+    @property
     def all_betas(self) -> tuple[float, ...]:
         """Every KL strength trained, that of the compared model first."""
         return tuple(dict.fromkeys((self.beta, *self.betas)))

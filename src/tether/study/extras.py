@@ -81,14 +81,7 @@ def measure_extras(bench: Bench, cell: Cell, watcher: Watcher, seconds: dict[str
     if _ches_missing(bench):
         with bench.shared.lock(START, "ches"):
             if _ches_missing(bench):
-                table = ches_table(bench)
-                start = bench.start_measures()
-                held_out = [
-                    v for v, part in zip(table.ches_normalised, table.part, strict=True) if part == "eval"
-                ]
-                mean = float(np.mean(held_out)) if held_out else None
-                write_json(bench.folder / SHARED / START / SUMMARY, start.model_copy(update={"ches": mean}))
-                write_table(_ches_path(bench), table)
+                _keep_ches(bench)
 
 
 def _dials_missing(bench: Bench, cell_id: str) -> Iterator[float]:
@@ -106,6 +99,16 @@ def _ches_path(bench: Bench) -> Path:
 
 def _ches_missing(bench: Bench) -> bool:
     return bench.config.ches and not _ches_path(bench).is_file()
+
+
+def _keep_ches(bench: Bench) -> None:
+    """Write the pairs' scores, and their mean over held-out pairs into the start model's summary."""
+    table = ches_table(bench)
+    held_out = [v for v, part in zip(table.ches_normalised, table.part, strict=True) if part == "eval"]
+    mean = float(np.mean(held_out)) if held_out else None
+    summary = bench.start_measures().model_copy(update={"ches": mean})
+    write_json(bench.folder / SHARED / START / SUMMARY, summary)
+    write_table(_ches_path(bench), table)
 
 
 def measure_dial(bench: Bench, cell: Cell, values: Sequence[float]) -> None:

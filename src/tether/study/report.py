@@ -18,7 +18,7 @@ from tether.reports.study_page import write_example_page, write_study_page
 from tether.reports.token_pictures import Picture
 from tether.study.collect import Cell, Study, read_folder
 from tether.study.questions import findings_of
-from tether.study.tables import Samples
+from tether.study.tables import Samples, Tokens
 from tether.study.token_level import ratios, read_tokens, token_text
 
 PROMPTS = 24
@@ -100,18 +100,20 @@ def pictures(
         strips: list[tuple[str, tuple[tuple[str, float], ...]]] = []
         length = 0
         for name, table in tables:
-            own = np.array(
-                [i for i, r in enumerate(table.row_id) if r == row_id and table.role[i] == role],
-                dtype=np.int64,
-            )
+            own = [i for i, r in enumerate(table.row_id) if r == row_id and table.role[i] == role]
             length = max(length, len(own))
-            values, ids = ratios(table)[own[:limit]], table.token_id[own[:limit]]
-            pairs = zip(ids.tolist(), values.tolist(), strict=True)
-            strips.append((name, tuple((token_text(study, int(i)), float(v)) for i, v in pairs)))
+            strips.append((name, _strip(study, table, own[:limit])))
         if length:
             left = 0 if limit is None else max(0, length - limit)
             found.append(Picture(prompt, role, tuple(strips), left, row_id))
     return found
+
+
+def _strip(study: Study, table: Tokens, places: list[int]) -> tuple[tuple[str, float], ...]:
+    """Return the text and the log-ratio of the tokens at these places of a table."""
+    index = np.array(places, dtype=np.int64)
+    pairs = zip(table.token_id[index].tolist(), ratios(table)[index].tolist(), strict=True)
+    return tuple((token_text(study, int(token)), float(ratio)) for token, ratio in pairs)
 
 
 def write_example(folder: Path, row_id: str) -> Path:

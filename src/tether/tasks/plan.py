@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.config.task import TaskConfig
+from tether.tasks.answers import answers_path
 from tether.tasks.run import policies_of
 from tether.tasks.runs import runs_of
 
@@ -24,13 +25,13 @@ def plan_task(config: TaskConfig, out: Path) -> list[dict[str, Any]]:
         if run.kind == "start" and config.texts is not None:
             drawn = config.texts.prompts * config.texts.samples
             stages.append(_stage("pairs", f"{drawn:,} samples, ranked", out / "data" / "pairs.json"))
-    last = out / "answers" / f"{policies[-1].name}-t{config.temperatures[-1]:g}.jsonl"
+    last = answers_path(out, policies[-1].name, config.temperatures[-1])
     stages.append(
         _stage("answers", f"{completions:,} completions of at most {config.max_new_tokens} tokens", last)
     )
     judged = config.prompts * len(policies) * temperatures
-    known = config.world is not None or config.reward is not None
-    judge = config.judge or ("the task's own reward" if known else "a judge still to be named (--judge)")
+    own = "the task's own reward" if config.reward_known else "a judge still to be named (--judge)"
+    judge = config.judge or own
     stages.append(_stage("verdicts", f"{judged:,} pairs in both orders by {judge}", out / "task.json"))
     return stages
 

@@ -26,7 +26,16 @@ from tether.judging.judges import EvaluatorJudge, Judge
 from tether.judging.pairwise import Cache, Verdict
 from tether.records.protocols import Evaluator
 from tether.records.results import write_json, write_text
-from tether.records.task import Example, FrontierPoint, Gap, Stage, TaskPolicy, TaskRecord, WinRate
+from tether.records.task import (
+    Example,
+    FrontierPoint,
+    Gap,
+    PolicyKind,
+    Stage,
+    TaskPolicy,
+    TaskRecord,
+    WinRate,
+)
 from tether.tasks.answers import (
     Answers,
     implicit_rewards,
@@ -104,7 +113,7 @@ def run_task(config: TaskConfig, out: Path, told: Told, judge: Judge | None = No
     """
     task = _opened(config, out, told, judge)
     if config.texts is not None:
-        task.runs[0] = _tuned_on_texts(task, task.runs[0])
+        _tune_on_texts(task, task.runs[0])
     points = _train(task)
     policies = policies_of(config, task.runs)
     _answer(task)
@@ -133,7 +142,7 @@ def run_task(config: TaskConfig, out: Path, told: Told, judge: Judge | None = No
 
 
 def _opened(config: TaskConfig, out: Path, told: Told, judge: Judge | None) -> Task:
-    if judge is None and config.world is None and config.reward is None:
+    if judge is None and not config.reward_known:
         raise UsageError(
             f"task {config.task}: its reward is unknown, so name a judge: server:URL#MODEL, local:MODEL"
         )
@@ -152,7 +161,7 @@ def _opened(config: TaskConfig, out: Path, told: Told, judge: Judge | None) -> T
         data = text_data(config, config.texts, out)
     if judge is None:
         assert reward is not None
-        judge = EvaluatorJudge(*_own_judge(config, reward))
+        judge = _own_judge(config, reward)
     task = Task(config, out, told, reward, judge, runs, data)
     task.lap("data")
     return task
@@ -186,11 +195,12 @@ def _reward(config: TaskConfig) -> Evaluator | None:
     return classifier_named(config.reward, str(model_folder(config.reward.rpartition("#")[0], weights=True)))
 
 
-def _own_judge(config: TaskConfig, reward: Evaluator) -> tuple[str, Evaluator, str]:
+def _own_judge(config: TaskConfig, reward: Evaluator) -> EvaluatorJudge:
     if config.world is not None:
-        return f"world:{config.world}", reward, f"world:{config.world}:{readable_world(config.world).version}"
+        name = f"world:{config.world}"
+        return EvaluatorJudge(name, reward, f"{name}:{readable_world(config.world).version}")
     name = f"reward:{config.reward}"
-    return name, reward, getattr(reward, "identity", name)
+    return EvaluatorJudge(name, reward, getattr(reward, "identity", name))
 
 
 def _reward_text(config: TaskConfig) -> str | None:
@@ -199,7 +209,7 @@ def _reward_text(config: TaskConfig) -> str | None:
     return None if config.reward is None else f"the probability of {config.reward}"
 
 
-def _tuned_on_texts(task: Task, run: Run) -> Run:
+def _tune_on_texts(task: Task, run: Run) -> None:
     """Train the start model on the texts, then make the pairs of its samples."""
     config, texts = task.config, task.config.texts
     assert texts is not None and task.reward is not None
@@ -215,7 +225,6 @@ def _tuned_on_texts(task: Task, run: Run) -> Run:
         write_json(counts, found)
     task.counts |= json.loads(counts.read_text(encoding="utf-8"))
     task.lap("pairs")
-    return run
 
 
 def _train(task: Task) -> list[FrontierPoint]:
@@ -237,7 +246,7 @@ def _train(task: Task) -> list[FrontierPoint]:
 
 def policies_of(config: TaskConfig, runs: Sequence[Run]) -> list[TaskPolicy]:
     """Return everything that answers, what it is in words, and whether its answers are compared."""
-    start, known = start_name(config), config.world is not None or config.reward is not None
+    start = start_name(config)
     found: list[TaskPolicy] = []
     if start != "sft":
         found.append(
@@ -254,14 +263,14 @@ def policies_of(config: TaskConfig, runs: Sequence[Run]) -> list[TaskPolicy]:
         )
     if config.best_of > 1:
         whose = "the model everything begins with" if start == "model" else start
-        picks = {"best-of-n": "the reward that DPO learnt (beta times its log-ratio)"}
-        if known:
+        picks: dict[PolicyKind, str] = {"best-of-n": "the reward that DPO learnt (beta times its log-ratio)"}
+        if config.reward_known:
             picks["best-of-n-true"] = "the task's own reward: an upper bound that nobody has on real data"
         for kind, by in picks.items():
             found.append(
                 TaskPolicy(
                     name=kind.replace("-n", f"-{config.best_of}", 1),
-                    kind=kind,  # pyright: ignore[reportArgumentType]
+                    kind=kind,
                     text=f"the best of {config.best_of} answers of {whose}, by {by}",
                     setting=config.best_of,
                     compared=True,
