@@ -151,11 +151,6 @@ def project(value: Any, values: Values) -> dict[str, Any]:
     return {**trackers(value, values), "project": value} if value else {}
 
 
-def ordered(value: Any, values: Values) -> dict[str, Any]:
-    """`curriculum_sampling`: rows in the order of the file."""
-    return {"train_sampling_strategy": "sequential"} if value else {}
-
-
 def half(value: Any, values: Values) -> dict[str, Any] | str:
     """`auto` is what is done anyway."""
     if value in ("auto", "full"):
@@ -242,7 +237,7 @@ RULES: dict[str, Rule] = {
     "evals_per_epoch": per_epoch("eval_strategy", "eval_steps"),
     "saves_per_epoch": per_epoch("save_strategy", "save_steps"),
     "shuffle_merged_datasets": shuffled,
-    "curriculum_sampling": ordered,
+    "curriculum_sampling": trl.in_order,
     "lora_target_modules": targets,
     "peft_init_lora_weights": begins,
     "excess_length_strategy": too_long,

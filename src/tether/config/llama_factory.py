@@ -156,16 +156,6 @@ def few_bits(value: Any, values: Values) -> dict[str, Any]:
     return {"load_in_4bit": True, "use_bnb_nested_quant": values.get("double_quantization", True) is True}
 
 
-def in_order(value: Any, values: Values) -> dict[str, Any]:
-    """Rows in the order of the file."""
-    return {"train_sampling_strategy": "sequential"} if value else {}
-
-
-def nested(value: Any, values: Values) -> str:
-    """Leave the scales' own quantisation to the bits."""
-    return "read together with quantization_bit"
-
-
 def pissa(value: Any, values: Values) -> dict[str, Any]:
     """Read PiSSA: the adapter starts as the base's largest singular parts."""
     return {"init_lora_weights": "pissa"} if value else {}
@@ -191,7 +181,7 @@ RULES: dict[str, Rule] = {
     "val_size": trl.held_out,
     "mask_history": history,
     "early_stopping_steps": read_as("early_stopping_patience"),
-    "disable_shuffling": in_order,
+    "disable_shuffling": trl.in_order,
     "enable_thinking": only(True, why="give chat_template_kwargs with each row, or set it in the template"),
     "add_tokens": only("", why="vocabularies are never changed"),
     "add_special_tokens": only("", why="vocabularies are never changed"),
@@ -209,7 +199,7 @@ RULES: dict[str, Rule] = {
     "interleave_probs": only("", why="give weights instead: dataset_weights"),
     "quantization_bit": few_bits,
     "quantization_type": read_as("bnb_4bit_quant_type"),
-    "double_quantization": nested,
+    "double_quantization": no_effect("read together with quantization_bit"),
     "quantization_method": only("bnb", "bitsandbytes", why="bitsandbytes is the only method"),
     "rope_scaling": only("", why="set it in the model's config.json"),
     "resize_vocab": only(False, why="vocabularies are never changed"),

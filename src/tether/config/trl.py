@@ -157,6 +157,11 @@ def held_out(value: Any, values: Values) -> dict[str, Any]:
     return {"eval_fraction": value} if value < 1 else {"eval_rows": int(value)}
 
 
+def in_order(value: Any, values: Values) -> dict[str, Any]:
+    """Return rows in the order of the file, where the other tools' switch for it is on."""
+    return {"train_sampling_strategy": "sequential"} if value else {}
+
+
 def trackers(value: Any, values: Values) -> dict[str, Any]:
     """`report_to`: the trackers there are; others have no counterpart."""
     names = [str(name) for name in (value if isinstance(value, list) else [value])]
