@@ -52,6 +52,11 @@ def take_apart(model: Any) -> Parts:
     return Parts(backbone, head, logit_transform(model.config))
 
 
+def plain_model(model: Any) -> Any:
+    """Return the model inside an adapter, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def _under_adapters(model: PeftModel) -> Any:
     for name, config in model.peft_config.items():
         if config.is_prompt_learning:
@@ -134,7 +139,7 @@ def check_head(model: Any, *, positions: int = 8) -> float:
 
     """
     parts = take_apart(model)
-    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     embedding = plain.get_input_embeddings().weight
     ids = (torch.arange(positions, device=embedding.device) * 7919 % embedding.shape[0])[None]
     training = plain.training

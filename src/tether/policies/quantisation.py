@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.quantization_config import BitsAndBytesConfig
 
 from tether.config.train import TrainConfig
 from tether.errors import UsageError
+from tether.policies.head import plain_model
 
 NONE = "none"
 BLOCK, OUTER_BLOCK = 64, 256
@@ -79,8 +79,7 @@ def by_name(name: str) -> Quantisation | None:
 
 def quantisation_of(model: Any) -> str:
     """Return how a model's weights are stored: `none`, a name of ours, or the method its config names."""
-    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    found: Any = getattr(getattr(plain, "config", None), "quantization_config", None)
+    found: Any = getattr(getattr(plain_model(model), "config", None), "quantization_config", None)
     if found is None:
         return NONE
     settings: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
@@ -122,7 +121,7 @@ def _size(parameter: nn.Parameter) -> int:
 
 def quantised_weights(model: Any) -> Iterator[int]:
     """Yield the sizes of the weights that a quantisation would store in few bits, of a model in full."""
-    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     head = plain.get_output_embeddings()
     for name, module in plain.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and module is not head and ".lora_" not in name:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tether.config.hub import published_as
 from tether.config.train import TrainConfig
+from tether.policies.head import plain_model
 from tether.policies.layout_check import LayoutChoice, choose_layout
 from tether.policies.load import LoadedModel, load_model
 from tether.policies.quantisation import Quantisation, quantisation_of
@@ -113,8 +113,7 @@ def identity(
     """Name a reference: what is scored, and how; `arithmetic` is the part a fresh adapter takes in it."""
     model: Any = engine.model
     device = next(model.parameters()).device
-    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    published = published_as(str(plain.config._name_or_path))
+    published = published_as(str(plain_model(model).config._name_or_path))
     return ReferenceIdentity(
         kind,
         scored={
