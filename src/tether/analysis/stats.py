@@ -16,6 +16,8 @@ from tether.errors import DataError, UsageError
 Array = NDArray[np.float64]
 
 DRAWS = 2000
+Z95 = 1.959963984540054
+"""Standard errors from the middle of a normal 95 % interval to its ends."""
 FLIPPED = 16
 """Most prompts that differ at all whose signs are all flipped for the exact test."""
 CHUNK = 4_000_000

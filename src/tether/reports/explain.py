@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tether.analysis.stats import Z95
 from tether.reports.contents import Line, RunContents
 from tether.reports.tables import Table, brief, decimals_for, number, percent, with_error
 
@@ -13,7 +14,6 @@ LOGISTIC = "sigmoid"
 WITHOUT_BETA = frozenset({"sft", "unlikelihood"})
 SHARE_OF_LOG = 10
 """Without held-out rows the end of training is the mean of the last tenth of the log."""
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)

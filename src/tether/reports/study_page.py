@@ -13,7 +13,7 @@ from tether.records.results import Finding, write_text
 from tether.reports.figures import write_figures
 from tether.reports.knob import knob_text
 from tether.reports.page import render
-from tether.reports.sections import data_table, findings_table
+from tether.reports.sections import Tile, data_table, findings_table
 from tether.reports.study_examples import Asked, explorer
 from tether.reports.study_figures import (
     comparison_figure,
@@ -70,15 +70,6 @@ class RowsFound:
     lead: str
     files: Table | None
     found: Table | None
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline number."""
-
-    label: str
-    value: str
-    note: str
 
 
 def write_study_page(

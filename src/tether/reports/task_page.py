@@ -13,19 +13,11 @@ from tether.records.rows import Content
 from tether.records.task import Example, TaskPolicy, TaskRecord, read_task
 from tether.reports.figures import write_figures
 from tether.reports.page import render
+from tether.reports.sections import Tile
 from tether.reports.tables import Table, csv_text, duration, flattened, number
 from tether.reports.task_figures import compared, dpo_of, label, task_figures
 
 TITLES = {"sentiment": "Sentiment", "summarization": "Summaries", "dialogue": "Dialogue"}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number at the top of the page."""
-
-    label: str
-    value: str
-    note: str
 
 
 @dataclass(frozen=True)

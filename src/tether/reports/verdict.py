@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from tether.analysis.stats import Interval, distinguishable, paired_bootstrap, required_size_for
+from tether.analysis.stats import Z95, Interval, distinguishable, paired_bootstrap, required_size_for
 from tether.records.rows import canonical_json
 from tether.reports.contents import RunContents
 from tether.reports.tables import count, decimals_for, number, percent, with_error
 
-Z95 = 1.959963984540054
 Word = Literal["better", "worse", "not distinguishable", "not measured"]
 HEADLINES: dict[Word, str] = {
     "better": "Better than the start model",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tether.analysis.stats import Z95
 from tether.config.parse import build
 from tether.config.task import TaskConfig
 from tether.config.train import TrainConfig
@@ -20,8 +21,6 @@ from tether.records.results import RunRecord, read_run
 from tether.records.task import FrontierPoint, PolicyKind
 from tether.training.run import train
 from tether.training.track import Watcher
-
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
