@@ -35,6 +35,11 @@ def stronger(plan: Mapping[str, Any], name: str, place: Path, which: str) -> Non
         _dissimilar(name, place)
 
 
+def opened(folder: Path) -> tuple[Any, Any]:
+    """Return a folder's model and tokenizer."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
 def _similar(plan: Mapping[str, Any], name: str, place: Path) -> None:
     other = plan["references"]
     api.make_world(name, place / "more", pairs=other["pairs"], eval_pairs=16, seed=other["seed"])
@@ -54,9 +59,7 @@ def _dissimilar(name: str, place: Path) -> None:
     world = WORLDS[name]
     assert isinstance(world, Enumerable)
     folder = place / "similar" / "model"
-    table = world.conditionals(
-        AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    )
+    table = world.conditionals(*opened(folder))
     temperature = temperature_of(world.language.rewards, world.exact(table, table).reward)
     own = world.schedule
     schedule = Schedule(own.steps, own.batch_size, own.learning_rate, own.prompt_dropout, own.seed + SEED)

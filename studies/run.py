@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from studies.choosing import choices, opponents
 from studies.claims import Row
-from studies.references import STRONGER, stronger
+from studies.references import STRONGER, opened, stronger
 from tether import api
 from tether.config.study import build_study
 from tether.config.train import TrainConfig
 from tether.records.results import read_lines, write_lines
-from tether.records.study import CellMeasures, CellRecord
+from tether.records.study import SHARED, CellRecord, cell_folder, measures
 from tether.study.execute import Unwatched, run_study
 from tether.worlds import WORLDS, Enumerable
 
@@ -109,11 +108,10 @@ def measured(name: str, place: Path, study: str, cells: Sequence[CellRecord]) ->
     listed = world if isinstance(world, Enumerable) else None
     exact = exact_values(name, place, study, cells) if listed else {}
     for cell in [None, *cells]:
-        home = folder / "cells" / cell.cell_id / "measures" if cell else folder / "shared" / "start"
-        if not (home / "summary.json").is_file():
+        found = measures(cell_folder(folder, cell.cell_id) if cell else folder / SHARED / "start")
+        if found is None:
             yield None
             continue
-        found = CellMeasures.model_validate_json((home / "summary.json").read_bytes())
         row: Row = {"world": name, "study": study, "cell": cell.cell_id if cell else "start"}
         if cell is not None:
             factors = cell.factors.model_dump()
@@ -140,7 +138,7 @@ def measured(name: str, place: Path, study: str, cells: Sequence[CellRecord]) ->
 
 def model_of(place: Path, study: str, cell: CellRecord | None) -> Path:
     """Return the folder of a cell's model, None being the start model."""
-    return place / study / "cells" / cell.cell_id / "model" if cell else place / "world" / "model"
+    return (cell_folder(place / study, cell.cell_id) if cell else place / "world") / "model"
 
 
 def exact_values(name: str, place: Path, study: str, cells: Sequence[CellRecord]) -> dict[Path, Row]:
@@ -172,12 +170,12 @@ def _exactly(folder: Path) -> Row:
 
 def exact_start(world: Enumerable, place: Path) -> Any:
     """Return the base model's next-token distributions after every prefix."""
-    return world.conditionals(*_load(place / "world" / "model"))
+    return world.conditionals(*opened(place / "world" / "model"))
 
 
 def exactly(world: Enumerable, folder: Path, start: Any) -> Row:
     """Return a model's exact reward, KL, length, entropy and share of fluent answers."""
-    value = world.exact(world.conditionals(*_load(folder)), start)
+    value = world.exact(world.conditionals(*opened(folder)), start)
     return {
         "reward": value.reward,
         "kl": value.kl,
@@ -189,10 +187,6 @@ def exactly(world: Enumerable, folder: Path, start: Any) -> Row:
 
 def premise(world: Enumerable, folder: Path, start: Any) -> Row:
     """Return how strong another reference is, and how far from the start model in both directions."""
-    table = world.conditionals(*_load(folder))
+    table = world.conditionals(*opened(folder))
     there, back = world.exact(table, start), world.exact(start, table)
     return {"reward": there.reward, "kl": there.kl, "kl_back": back.kl, "fluent": there.fluent}
-
-
-def _load(folder: Path) -> tuple[Any, Any]:
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
