@@ -1,6 +1,7 @@
 # `make demo`  a small study of a bundled model: demo/report.html
 # `make check` lint, types, import layers, limits        `make test`  the default tier
 # `make parity` against TRL    `make golden`  stored trajectories    `make test-slow`  real kills
+# `make test-cuda`  an 8B-shaped model on a GPU of 24 GiB
 # `make bench`  beside TRL, 15 minutes on a quiet machine   `make bench-full`  everything, hours
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check parity golden test-slow oracle serve bench bench-full format picture clean worlds worlds-quick
+.PHONY: demo test check parity golden test-slow test-cuda oracle serve bench bench-full format picture clean worlds worlds-quick
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +52,11 @@ parity: $(VENV)/.installed-parity
 
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m golden -n 0
+
+# An 8B-shaped random model with LoRA under 24 GiB, in bf16 and in 4 bit; skips with the reason where it cannot.
+test-cuda: $(VENV)/.installed-test
+	$(PIP) -e ".[test,quant]"
+	$(BIN)/python -m pytest -m cuda -n 0 -rsP --timeout 3600
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow -n 2
