@@ -234,6 +234,25 @@ CASES: list[tuple[dict[str, Any], str, Any, dict[str, Any]]] = [
         (USER,),
         CHAT,
     ),
+    (
+        {"system": "Be kind.", "question": "Hi?", "completion": "Hello!", "label": True},
+        "question-unpaired",
+        (SYSTEM, USER),
+        {"desirable": (GOOD,)},
+    ),
+    (
+        {"instruction": "Hi?", "completion": "No.", "label": "False"},
+        "instruction-unpaired",
+        (USER,),
+        {"undesirable": (BAD,)},
+    ),
+    ({"completion": [USER, BAD], "label": 0}, "chat-unpaired", (USER,), {"undesirable": (BAD,)}),
+    (
+        {"messages": [SYSTEM, USER, GOOD], "label": True},
+        "messages-unpaired",
+        (SYSTEM, USER),
+        {"desirable": (GOOD,)},
+    ),
     ({"conversations": [human("Hi?"), gpt("Hello!")]}, "sharegpt", (USER,), {"completion": (GOOD,)}),
     (
         {"conversations": [human("Hi?"), gpt("Hello!")], "kto_tag": False},

@@ -14,7 +14,7 @@ DEFAULTS = {"cutoff_len": 2048, "finetuning_type": "lora", "lora_rank": 8, "lear
 
 
 _COLUMNS = {
-    "prompt": ("instruction", "prompt", "question"),
+    "prompt": ("instruction", "question"),
     "query": ("input",),
     "response": ("output", "completion"),
     "history": ("history",),

@@ -15,7 +15,7 @@ from tether.data.fields import (
     build,
     decoded,
 )
-from tether.data.prompts import as_answer, as_prompt, explicit, split_messages
+from tether.data.prompts import as_answer, as_prompt, explicit, single, split_messages
 from tether.data.raw import type_name
 from tether.data.readers import pair, ranked, split_last, unpaired
 from tether.records.rows import Completion, Content, Message, Origin, Preference
@@ -173,6 +173,20 @@ def read_question_pair(origin: Origin, columns: Columns) -> Preference:
     question = columns.text("question" if "question" in columns else "input")
     contents = explicit(_chat(columns, question), columns.content("chosen"), columns.content("rejected"))
     return pair(origin, columns, contents)
+
+
+def read_question_unpaired(origin: Origin, columns: Columns) -> Preference:
+    """Axolotl's KTO types: `question` or `instruction`, `completion`, `label`, perhaps `system`."""
+    question = columns.text("question" if "question" in columns else "instruction")
+    contents = single(_chat(columns, question), columns.content("completion"))
+    return unpaired(origin, columns, contents, "label")
+
+
+def read_chat_unpaired(origin: Origin, columns: Columns) -> Preference:
+    """Read a whole chat, `messages` or `completion`, whose last answer `label` is about."""
+    name = "messages" if "messages" in columns else "completion"
+    contents = split_last(as_messages(columns.need(name), name), name)
+    return unpaired(origin, columns, contents, "label")
 
 
 def read_argilla(origin: Origin, columns: Columns) -> Preference:

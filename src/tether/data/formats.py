@@ -54,6 +54,10 @@ def _is_label(value: Row) -> bool:
     return str(value["label"]).strip().lower() in ("true", "false", "0", "1", "0.0", "1.0")
 
 
+def _is_labelled_chat(name: str) -> Callable[[Row], bool]:
+    return lambda value: isinstance(value[name], list) and _is_label(value)
+
+
 FORMATS: tuple[Format, ...] = (
     Format(
         "openai-preference",
@@ -165,6 +169,34 @@ FORMATS: tuple[Format, ...] = (
         "KTO: one answer, desirable or not",
         readers.read_unpaired,
         _is_label,
+    ),
+    Format(
+        "question-unpaired",
+        ("question", "completion", "label"),
+        "axolotl chatml.intel for KTO",
+        foreign.read_question_unpaired,
+        _is_label,
+    ),
+    Format(
+        "instruction-unpaired",
+        ("instruction", "completion", "label"),
+        "axolotl chatml.argilla for KTO",
+        foreign.read_question_unpaired,
+        _is_label,
+    ),
+    Format(
+        "chat-unpaired",
+        ("completion", "label"),
+        "chats with a label, the prompt in the completion (axolotl argilla_chat for KTO)",
+        foreign.read_chat_unpaired,
+        _is_labelled_chat("completion"),
+    ),
+    Format(
+        "messages-unpaired",
+        ("messages", "label"),
+        "chats with a label (LLaMA-Factory KTO)",
+        foreign.read_chat_unpaired,
+        _is_labelled_chat("messages"),
     ),
     Format("prompt-completion", ("prompt", "completion"), "SFT, text or messages", readers.read_completion),
     Format("messages", ("messages",), "SFT chats; the last answer is trained", readers.read_messages),

@@ -281,6 +281,22 @@ def _unpaired(row: Preference) -> Columns:
     }
 
 
+def _label(row: Preference) -> Columns:
+    return {"label": row.completions[0].role == "desirable"}
+
+
+def _asked_unpaired(name: str) -> Callable[[Preference], Columns]:
+    return lambda row: {
+        **single_question(row, name),
+        "completion": one_text(row.completions[0].content, "completion"),
+        **_label(row),
+    }
+
+
+def _chat_unpaired(name: str) -> Callable[[Preference], Columns]:
+    return lambda row: {name: _messages(row)["messages"], **_label(row), **_template(row)}
+
+
 def _completion(row: Preference) -> Columns:
     (completion,) = row.completions
     return {"prompt": plain(row.prompt), "completion": plain(completion.content), **_template(row)}
@@ -323,6 +339,10 @@ WRITERS: Mapping[str, Writer] = {
         Writer("hh-rlhf", "pair", _dialogue),
         Writer("preference-implicit", "pair", _joined),
         Writer("unpaired", "unpaired", _unpaired),
+        Writer("question-unpaired", "unpaired", _asked_unpaired("question")),
+        Writer("instruction-unpaired", "unpaired", _asked_unpaired("instruction")),
+        Writer("chat-unpaired", "unpaired", _chat_unpaired("completion")),
+        Writer("messages-unpaired", "unpaired", _chat_unpaired("messages")),
         Writer("prompt-completion", "single", _completion),
         Writer("messages", "single", _messages),
         Writer("sharegpt", "single", _sharegpt_single),
