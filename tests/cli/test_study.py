@@ -47,6 +47,8 @@ def test_a_study_from_flags_is_planned_run_added_to_and_shown(printed: Printed, 
     assert json.loads(printed("study", "report", out, "--json"))["recommended"] is None
     page = json.loads(printed("study", "example", out, "eval.jsonl:2", "--json"))["page"]
     assert "eval.jsonl:2" in Path(page).read_text(encoding="utf-8")
+    for quiet in (("report", out), ("example", out, "eval.jsonl:2")):
+        assert printed("study", *quiet, "--quiet") == ""
 
 
 @pytest.fixture

@@ -102,7 +102,13 @@ def add(
 
 
 @app.command
-def report(folder: Path, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def report(
+    folder: Path,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Write findings.json and the page of a study again, from its folder.
 
     Parameters
@@ -111,6 +117,8 @@ def report(folder: Path, /, *, json: Annotated[bool, Parameter(negative="")] = F
         Study folder.
     json
         Print findings.json.
+    quiet
+        Print nothing.
 
     """
     from tether.records.findings import read_findings
@@ -118,12 +126,22 @@ def report(folder: Path, /, *, json: Annotated[bool, Parameter(negative="")] = F
     from tether.study.report import write_study_report
 
     write_study_report(folder)
-    print_json(read_findings(folder)) if json else show(read_study(folder), folder)
+    if json:
+        print_json(read_findings(folder))
+    elif not quiet:
+        show(read_study(folder), folder)
     return 0
 
 
 @app.command
-def example(folder: Path, row: str, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def example(
+    folder: Path,
+    row: str,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Write a page of one held-out row: every token coloured by its log-ratio, under every setting.
 
     Parameters
@@ -134,12 +152,17 @@ def example(folder: Path, row: str, /, *, json: Annotated[bool, Parameter(negati
         Row id, as in shared/completions.jsonl.
     json
         Print the page's path as JSON.
+    quiet
+        Print nothing.
 
     """
     from tether.study.report import write_example
 
     page = write_example(folder, row)
-    print_json({"page": str(page)}) if json else print_table("", ["", ""], [["page", str(page)]])
+    if json:
+        print_json({"page": str(page)})
+    elif not quiet:
+        print_table("", ["", ""], [["page", str(page)]])
     return 0
 
 

@@ -305,6 +305,12 @@ def level_rule(level: float) -> alt.Chart:
     return layer([{"level": level}]).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(y=alt.Y("level:Q"))
 
 
+def legend_columns(names: Sequence[str]) -> int:
+    """Return how many names stand beside each other in a legend."""
+    wide = max((len(name) for name in names), default=0)
+    return max(1, min(len(names), 72 // (wide + 6)))
+
+
 def colour_scale(
     colours: Mapping[str, str], *, unnamed: Sequence[str] = (), symbol: str | None = None
 ) -> alt.Color:
@@ -313,8 +319,7 @@ def colour_scale(
     `symbol` is Vega's name of the legend's marks, a stroke where it is not given.
     """
     named = [name for name in colours if name not in unnamed]
-    wide = max((len(name) for name in named), default=0)
-    options: dict[str, Any] = {"columns": max(1, min(len(named), 72 // (wide + 6))), "labelLimit": 400}
+    options: dict[str, Any] = {"columns": legend_columns(named), "labelLimit": 400}
     if symbol:
         options |= {"symbolType": symbol, "symbolStrokeWidth": 0, "symbolSize": 90}
     legend: Any = alt.Legend(values=named, **options) if len(named) > 1 else None

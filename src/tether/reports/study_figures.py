@@ -223,7 +223,6 @@ def _means(findings: Findings) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 def _point(p: Point, label: str) -> dict[str, Any]:
     row: dict[str, Any] = {"x": p.kl, "y": p.score, "series": p.arm, "label": label}
-    row["above"] = p.dial is not None
     if p.score_se is not None:
         row |= {"low": p.score - p.score_se, "high": p.score + p.score_se}
     return row

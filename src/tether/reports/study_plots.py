@@ -1,20 +1,26 @@
 """Charts only a study has: gain against KL with the law, a ramp of strengths, dots per token, differences."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import altair as alt
 
+from tether.reports.labels import Box, Label, around, nice, place_labels
 from tether.reports.plots import (
     GREY,
     INK,
     MUTED,
+    PAPER,
     RAMP,
+    WIDTH,
     Axis,
     Rows,
     colour_scale,
     error_bars,
     layer,
+    legend_columns,
     level_rule,
 )
 
@@ -63,14 +69,90 @@ def tradeoff(
         .mark_point(filled=True, size=52, opacity=1)
         .encode(x=x.x("x"), y=y.y("y"), color=colour),
     ]
-    for above in (False, True):
-        told = [row for row in points if row.get("label") and bool(row.get("above")) == above]
-        side: dict[str, Any] = (
-            {"dx": 0, "dy": -13, "align": "center"} if above else {"dx": 7, "dy": 11, "align": "left"}
-        )
-        text = layer(told).mark_text(fontSize=12, color=MUTED, **side)
-        layers.append(text.encode(x=x.x("x"), y=y.y("y"), text="label:N"))
-    return alt.LayerChart(layer=layers)
+    named = [name for name in colours if name not in unnamed]
+    layers += _labels(points, faint, curves, x, y, named, colour)
+    return alt.LayerChart(layer=layers, height=TRADEOFF)
+
+
+TRADEOFF = 380
+"""Height of gain against cost, which has more in it than other charts."""
+LEFT, BELOW, LEGEND_ROW = 52, 44, 20
+"""Pixels of the picture that its axes and each row of its legend take, about."""
+
+
+def _labels(
+    points: Rows,
+    faint: Rows,
+    curves: Rows,
+    x: Axis,
+    y: Axis,
+    named: Sequence[str],
+    colour: alt.Color,
+) -> list[alt.Chart]:
+    """Return the labels of points, in their colour on a halo of paper, each where it covers least."""
+    rows = math.ceil(len(named) / legend_columns(named)) if len(named) > 1 else 0
+    frame = Box(0, 0, WIDTH - LEFT, TRADEOFF - BELOW - LEGEND_ROW * rows)
+    drawn = [*points, *faint, *curves]
+    across = _span(drawn, ("x", "left", "right"), zero=x.zero)
+    up = nice(*_span(drawn, ("y", "low", "high"), zero=y.zero))
+
+    def at(row: Mapping[str, Any], one: str, other: str) -> tuple[float, float]:
+        horizontal = (row[one] - across[0]) / (across[1] - across[0])
+        return horizontal * frame.right, (up[1] - row[other]) / (up[1] - up[0]) * frame.bottom
+
+    def crossed(row: Mapping[str, Any]) -> list[Box]:
+        found: list[Box] = []
+        for first, second in ((("x", "low"), ("x", "high")), (("left", "y"), ("right", "y"))):
+            if row.get(first[0]) is not None and row.get(first[1]) is not None:
+                (left, top), (right, bottom) = at(row, *first), at(row, *second)
+                found.append(Box(left - 1, min(top, bottom) - 1, right + 1, max(top, bottom) + 1))
+        return found
+
+    def label(row: Mapping[str, Any]) -> Label:
+        spot = at(row, "x", "y")
+        return Label(*spot, str(row["label"]), around([Box(*spot, *spot), *crossed(row)]))
+
+    told = [row for row in points if row.get("label")]
+    places = place_labels(
+        [label(row) for row in told],
+        frame=frame,
+        points=[at(row, "x", "y") for row in (*points, *faint)],
+        bars=[box for row in points for box in crossed(row)],
+        curves=[point for part in _stretches(curves) for point in _between(at, part)],
+    )
+    found: list[alt.Chart] = []
+    for place in dict.fromkeys(places):
+        own = layer([row for row, other in zip(told, places, strict=True) if other == place])
+        side: dict[str, Any] = {"align": place.align, "dx": place.dx, "dy": place.dy, "baseline": "middle"}
+        halo = own.mark_text(fontSize=12, stroke=PAPER, strokeWidth=3.5, color=PAPER, **side)
+        text = own.mark_text(fontSize=12, **side)
+        found.append(halo.encode(x=x.x("x"), y=y.y("y"), text="label:N"))
+        found.append(text.encode(x=x.x("x"), y=y.y("y"), text="label:N", color=colour))
+    return found
+
+
+def _span(rows: Rows, fields: Sequence[str], *, zero: bool) -> tuple[float, float]:
+    values = [row[field] for row in rows for field in fields if row.get(field) is not None]
+    values += [0.0] if zero else []
+    return min(values), max(max(values), min(values) + 1e-9)
+
+
+def _stretches(curves: Rows) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return the neighbours along each curve."""
+    return [
+        (first, second)
+        for first, second in pairwise(curves)
+        if first["series"] == second["series"] and first.get("dashed") == second.get("dashed")
+    ]
+
+
+def _between(
+    at: Callable[[Mapping[str, Any], str, str], tuple[float, float]],
+    part: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> list[tuple[float, float]]:
+    (x0, y0), (x1, y1) = at(part[0], "x", "y"), at(part[1], "x", "y")
+    steps = max(1, int(math.hypot(x1 - x0, y1 - y0) / 3))
+    return [(x0 + (x1 - x0) * k / steps, y0 + (y1 - y0) * k / steps) for k in range(steps + 1)]
 
 
 def strengths(rows: Rows, x: Axis, y: Axis, colours: Mapping[str, str]) -> alt.LayerChart:
