@@ -25,7 +25,7 @@ from tether.records.comparison import Verdict
 from tether.records.results import read_run
 from tether.records.rows import Preference
 from tether.study import calibrate as calibrating
-from tether.study import dialler
+from tether.study import judged as judging
 from tether.study.calibrate import LIMIT
 from tether.study.dialler import Dialler, within
 from tether.study.judged import NOISE
@@ -108,7 +108,7 @@ def test_a_judge_is_asked_against_the_start_models_answer(
             for p in pairs
         ]  # fmt: skip
 
-    monkeypatch.setattr(dialler, "judge_pairs", judged)
+    monkeypatch.setattr(judging, "judge_pairs", judged)
     # Two answers say nothing about degeneration, and a flagged dial has no gain.
     monkeypatch.setattr(calibrating, "degeneration", lambda *_: ())
     result = calibrated(world, tmp_path / "cal", dials=[1], judge="length", max_steps=2)
@@ -294,3 +294,12 @@ def test_the_command_prints_its_document(
     assert stopped.value.code in (0, None)
     document = json.loads(capsys.readouterr().out)
     assert [p["dial"] for p in document["points"]] == [1.0, 2.0] and document["judge"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [({}, 0.1), ({"eval_rows": 5}, 0.0), ({"eval_fraction": 0.3}, 0.3), ({"eval_dataset_name": "e"}, 0.0)],
+)
+def test_prompts_are_held_out_where_the_options_do_not_say_which(said: dict[str, Any], share: float) -> None:
+    config = TrainConfig(model_name_or_path="m", dataset_name="d", output_dir="o", **said)
+    assert calibrating._holding_out(config).eval_fraction == share

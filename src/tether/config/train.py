@@ -11,7 +11,9 @@ from tether.config.sources import with_weights
 
 REFERENCE_KINDS = ("self", "none", "prior", "moving", "columns", "model:PATH", "artifact:PATH")
 
-HELD_OUT = "eval_dataset_name, eval_fraction or eval_rows"
+HELD_OUT = frozenset({"eval_dataset_name", "eval_fraction", "eval_rows"})
+"""Keys that say which rows are held out."""
+_NEEDED = "eval_dataset_name, eval_fraction or eval_rows"
 
 TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 
@@ -237,14 +239,14 @@ class TrainConfig(AdapterOptions):
         if self.eval_rows is not None and self.eval_fraction > 0:
             raise ValueError("eval_rows and eval_fraction both say how much is held out; choose one")
         if self.load_best_model_at_end and not self.has_eval:
-            raise ValueError(f"load_best_model_at_end needs {HELD_OUT}")
+            raise ValueError(f"load_best_model_at_end needs {_NEEDED}")
         if self.reference == "moving" and self.use_peft:
             raise ValueError(
                 "reference moving needs full tuning: mixing LoRA's factors is not mixing the models; "
                 "leave out use_peft, or use reference self"
             )
         if self.early_stopping_patience is not None and not self.has_eval:
-            raise ValueError(f"early_stopping_patience needs {HELD_OUT}")
+            raise ValueError(f"early_stopping_patience needs {_NEEDED}")
         count = 1 if isinstance(self.dataset_name, str) else len(self.dataset_name)
         if self.dataset_weights is not None and len(self.dataset_weights) != count:
             raise ValueError(

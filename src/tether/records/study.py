@@ -189,6 +189,11 @@ def cell_folder(folder: Path, cell_id: str) -> Path:
     return folder / CELLS / cell_id
 
 
+def run_name(path: str) -> str:
+    """Return the last part of a model's path; of RUN/model the run's name, which says more."""
+    return Path(path).parent.name if Path(path).name == "model" else Path(path).name
+
+
 def crossed_score(beta: float) -> str:
     """Return the score column of the cross-fitting scorer of this beta."""
     return f"cross_fitted:{beta:g}"

@@ -21,7 +21,7 @@ import numpy as np
 
 from tether.analysis.drift import Behaviour, degeneration, distinct, repetition
 from tether.analysis.stats import mean_interval
-from tether.config.train import TrainConfig
+from tether.config.train import HELD_OUT, TrainConfig
 from tether.errors import RunFolderError, UsageError
 from tether.generation.measure import MeasuredSample
 from tether.records.calibration import CALIBRATION, Calibration, DialPoint
@@ -39,7 +39,7 @@ from tether.training.track import Silent, Watcher
 DIALS = (0.25, 0.5, 1.0, 2.0, 4.0)
 LIMIT = 1.5
 """Training, sampling and scoring may take this many training runs on all pairs."""
-HELD_OUT = 0.1
+HELD_OUT_SHARE = 0.1
 """Share of the prompts held out where nothing else is said, as in a study."""
 
 
@@ -66,8 +66,7 @@ def calibrate(
     """
     watcher = watcher or Silent()
     values = _checked(config, dials, halves)
-    if not {"eval_fraction", "eval_dataset_name"} & config.model_fields_set:
-        config = config.model_copy(update={"eval_fraction": HELD_OUT})
+    config = _holding_out(config)
     folder = Path(config.output_dir)
     _own(folder, halves)
     records = _train(config, folder, halves, watcher)
@@ -104,6 +103,13 @@ def calibrate(
     )
     write_json(folder / CALIBRATION, result)
     return result
+
+
+def _holding_out(config: TrainConfig) -> TrainConfig:
+    """Hold prompts out, where the options do not say which."""
+    if HELD_OUT & config.model_fields_set:
+        return config
+    return config.model_copy(update={"eval_fraction": HELD_OUT_SHARE})
 
 
 def _homes(halves: bool) -> dict[str, str]:

@@ -26,6 +26,7 @@ from tether.records.study import (
     cell_folder,
     measures,
     read_study,
+    run_name,
 )
 from tether.study.board import Array, Board, Dialled, standard_error
 from tether.study.tables import Samples, read_table
@@ -172,8 +173,7 @@ def short_references(references: Iterable[str]) -> dict[str, str]:
 
 def _last_part(reference: str) -> str:
     kind, _, path = reference.partition(":")
-    # A run's model stands in RUN/model: the run's name says more.
-    return (Path(path).parent.name if Path(path).name == "model" else Path(path).name) or kind
+    return run_name(path) or kind
 
 
 def namer(factors: Sequence[Factors]) -> Callable[[Factors], Setting]:

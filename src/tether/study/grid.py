@@ -10,10 +10,10 @@ from typing import Any
 from tether.config.hub import Pins
 from tether.config.parse import build
 from tether.config.study import FACTORS, StudyConfig, as_list
-from tether.config.train import TrainConfig
+from tether.config.train import HELD_OUT, TrainConfig
 from tether.errors import UsageError
 from tether.objectives import OBJECTIVES, check, needs_reference
-from tether.records.study import Factors, cell_folder
+from tether.records.study import Factors, cell_folder, run_name
 
 EXCLUDED = "excluded"
 """Reason of a combination the options leave out by name."""
@@ -143,14 +143,12 @@ def main_cells(found: Iterable[Cell]) -> list[Cell]:
 def cell_name(factors: Factors) -> str:
     """Return a readable name of a cell; it never depends on the study's other cells."""
     kind, _, path = factors.reference.partition(":")
-    # A run's model stands in RUN/model: the run's name says more.
-    named = Path(path).parent.name if Path(path).name == "model" else Path(path).name
     parts = [factors.loss_type]
     reads_reference = factors.reference != "none" or any(
         OBJECTIVES[name].reference != "none" for name in factors.loss_type.split("+") if name in OBJECTIVES
     )
     if reads_reference:
-        parts.append(f"{kind}.{named}" if path else kind)
+        parts.append(f"{kind}.{run_name(path)}" if path else kind)
     if factors.beta is not None:
         parts.append(f"beta{factors.beta:g}")
     parts += [f"lr{factors.learning_rate:g}", f"seed{factors.seed}"]
@@ -174,11 +172,7 @@ def cell_config(config: StudyConfig, factors: Factors, cell_id: str) -> TrainCon
     """
     values: dict[str, Any] = {
         "split_seed": config.seed[0],
-        **(
-            {}
-            if {"eval_fraction", "eval_rows", "eval_dataset_name"} & set(config.fixed)
-            else {"eval_fraction": 0.1}
-        ),
+        **({} if HELD_OUT & set(config.fixed) else {"eval_fraction": 0.1}),
         "measure_prompts": 0,
         "save_total_limit": 1,
         **config.fixed,
