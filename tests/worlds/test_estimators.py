@@ -71,7 +71,7 @@ def test_measures_and_win_rates_agree_with_enumeration(
     def win_rate(mine: Sequence[MeasuredSample], theirs: Sequence[MeasuredSample]) -> float:
         own = [{**s, "scores": {}} for s in mine]
         texts = [sample["completion"] for sample in theirs]
-        shares = judged(own, rows, texts, Truth(tiny), "truth", tmp_path / "opinions.jsonl")
+        shares = judged(own, rows, texts, Truth(tiny), "truth", None)
         kept: dict[int, list[float]] = {}
         for share, a, b in zip(shares, mine, theirs, strict=True):
             if clean(a) and clean(b):  # the exact value is of answers that are listed

@@ -22,6 +22,7 @@ from tether.generation.measure import MeasuredSample, measure, same_vocabulary
 from tether.judging.judges import Judge
 from tether.judging.named import judge_named
 from tether.judging.options import Asking
+from tether.judging.pairwise import Cache
 from tether.objectives.metrics import tie_tolerance
 from tether.policies.artifact import MANIFEST, read_artifact
 from tether.policies.load import load_model
@@ -136,7 +137,8 @@ class Bench:
         if self.judge is None:
             return list(samples)
         name, cache = str(self.config.judge), folder / "judged.jsonl"
-        return judged(samples, self.rows.asked, self._opponents, self.judge, name, cache)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return judged(samples, self.rows.asked, self._opponents, self.judge, name, Cache(cache))
 
     @cached_property
     def _opponents(self) -> list[str]:

@@ -30,6 +30,7 @@ from tether.records.results import read_run
 from tether.records.study import CROSSED, MEASURES, SCORERS, SHARED, cell_folder, crossed_score
 from tether.study.bench import START, Array, Bench
 from tether.study.grid import Cell, main_cells
+from tether.study.judged import with_scores
 from tether.study.measure import sample_table
 from tether.study.tables import Samples, read_table, write_table
 from tether.training.prepare import task_of
@@ -126,10 +127,9 @@ def cross_fit(bench: Bench, cell: Cell, watcher: Watcher) -> None:
         mine = bench.answers(model, bench.start)
         del model
         scores = scorer_rewards(bench, other, [s["prompt"] for s in mine], [s["ids"] for s in mine])
-        samples += [
-            {**s, "scores": {**s["scores"], **{name: float(v[i]) for name, v in scores.items()}}}
-            for i, s in enumerate(mine)
-        ]
+        for name, values in scores.items():
+            mine = with_scores(mine, name, values.tolist())
+        samples += mine
     rows = [row.row_id for row in bench.rows.asked]
     write_table(_crossed_path(bench, cell.cell_id), sample_table(samples, rows))
 

@@ -4,7 +4,6 @@ All dial values answer the same prompts with the same noise. Prompts are taken p
 allowed lasts: how many are answered depends on the clock, never on what was answered.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,13 @@ import numpy as np
 from tether.config.train import TrainConfig
 from tether.generation.measure import MeasuredSample, measure, measure_dials
 from tether.judging.judges import Judge
-from tether.judging.pairwise import Cache, Pair, judge_pairs
+from tether.judging.pairwise import Cache
 from tether.policies.load import load_model
 from tether.records.protocols import Evaluator
 from tether.records.rows import Preference, canonical_json
 from tether.records.study import crossed_score
 from tether.study.crossed import implicit_rewards
-from tether.study.judged import NOISE
+from tether.study.judged import NOISE, judged, with_scores
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
 from tether.training.prepare import prepare, read, task_of
@@ -96,20 +95,22 @@ class Dialler:
         return found
 
     def _part(self, values: Sequence[float], rows: Sequence[Preference]) -> Answers:
-        options = self._options(rows)
+        options, judging = self._options(rows), self._judging
+        judge = None if judging is None else judging.judge
         # Answers that others are judged against are drawn apart from them (see `judged.NOISE`).
-        apart = NOISE if self._judging is not None and self._judging.judge is not None else 0
+        apart = 0 if judge is None else NOISE
         _, start = measure(self._start, start=self._start, **{**options, "seed": options["seed"] + apart})
         beside = [sample["completion"] for sample in start]
-        if apart and self._judging is not None:
-            start = _with(start, self._judging.name, [0.5] * len(start))  # beside itself
+        if judging is not None and judge is not None:
+            start = with_scores(start, judging.name, [0.5] * len(start))  # beside itself
         found = Answers(self._crossed(start, options["prompt_ids"], None))
         for name, policy in self._policies.items():
             for value, (_, samples) in zip(
                 values, measure_dials(policy, values, start=self._start, **options), strict=True
             ):
-                judged = self._judged(rows, samples, beside)
-                found.dialled[name, value] = self._crossed(judged, options["prompt_ids"], name)
+                if judging is not None and judge is not None:
+                    samples = judged(samples, rows, beside, judge, judging.name, judging.cache)
+                found.dialled[name, value] = self._crossed(samples, options["prompt_ids"], name)
         return found
 
     def _options(self, rows: Sequence[Preference]) -> dict[str, Any]:
@@ -127,18 +128,6 @@ class Dialler:
             "evaluators": [evaluator] if evaluator is not None else [],
         }
 
-    def _judged(self, rows: Sequence[Preference], samples: Samples, beside: Sequence[str]) -> Samples:
-        """Put the judge's share against the start model's answer beside each sample."""
-        judging = self._judging
-        if judging is None or judging.judge is None:
-            return samples
-        pairs = [
-            Pair(row.row_id, row.prompt, sample["completion"], text)
-            for row, sample, text in zip(rows, samples, beside, strict=True)
-        ]
-        verdicts = judge_pairs(pairs, judging.judge, ("dialled", "start"), cache=judging.cache)
-        return _with(samples, judging.name, [math.nan if v.share is None else v.share for v in verdicts])
-
     def _crossed(self, samples: Samples, prompt_ids: Sequence[Sequence[int]], author: str | None) -> Samples:
         """Put beside each sample the implicit reward of the half its author was not trained on.
 
@@ -152,14 +141,7 @@ class Dialler:
             for name, scorer in self._policies.items()
             if name != author
         ]
-        return _with(samples, crossed_score(beta), np.mean(rewards, axis=0).tolist())
-
-
-def _with(samples: Samples, name: str, values: Sequence[float]) -> Samples:
-    return [
-        {**sample, "scores": {**sample["scores"], name: value}}
-        for sample, value in zip(samples, values, strict=True)
-    ]
+        return with_scores(samples, crossed_score(beta), np.mean(rewards, axis=0).tolist())
 
 
 def within(

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from tether.generation.measure import MeasuredSample
 from tether.judging.judges import Judge
@@ -23,7 +22,7 @@ def judged(
     opponents: Sequence[str],
     judge: Judge,
     name: str,
-    cache: Path,
+    cache: Cache | None,
 ) -> list[MeasuredSample]:
     """Add the share every answer gets of `judge` beside its opponent; NaN where there was no verdict.
 
@@ -36,11 +35,19 @@ def judged(
         cache: opinions already given; nothing is asked twice.
 
     """
-    cache.parent.mkdir(parents=True, exist_ok=True)
     pairs = [
         Pair(asked[s["prompt"]].row_id, asked[s["prompt"]].prompt, s["completion"], text)
         for s, text in zip(samples, opponents, strict=True)
     ]
-    verdicts = judge_pairs(pairs, judge, ("cell", "start"), cache=Cache(cache))
-    shares = [math.nan if v.share is None else v.share for v in verdicts]
-    return [{**s, "scores": {**s["scores"], name: share}} for s, share in zip(samples, shares, strict=True)]
+    verdicts = judge_pairs(pairs, judge, ("cell", "start"), cache=cache)
+    return with_scores(samples, name, [math.nan if v.share is None else v.share for v in verdicts])
+
+
+def with_scores(
+    samples: Sequence[MeasuredSample], name: str, values: Sequence[float]
+) -> list[MeasuredSample]:
+    """Add one more score to every sample."""
+    return [
+        {**sample, "scores": {**sample["scores"], name: value}}
+        for sample, value in zip(samples, values, strict=True)
+    ]
