@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tether.config.objective import ObjectiveOptions
 from tether.objectives import OBJECTIVES, Objective
+from tether.objectives.modifiers import MODIFIERS, Modifier
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "objectives.md"
 
@@ -17,7 +18,8 @@ HEAD = """\
 `loss_weights: [1.0, 0.2]`). Where TRL 1.16 has a name, ours gives TRL's number; where a paper's form
 differs it is an option of its own, and every difference is listed below. Two objectives of RefDPO
 (2407.13709) are settings of `sigmoid`: `reference: none` is the posterior-probability objective,
-`reference: prior` the likelihood one.
+`reference: prior` the likelihood one. f-DPO, LD-DPO, WPO and TR-DPO are [laid over](#laid-over-an-objective)
+an objective.
 
 Symbols, all in nats: `p` log-prob of a text under the policy, summed over its tokens; `n` its tokens;
 `r` = `p` minus the same under the reference; `d` = `p_w - p_l`, `d_ref` the same under the reference;
@@ -35,15 +37,18 @@ Symbols, all in nats: `p` log-prob of a text under the policy, summed over its t
   of the first objective on pairs.
 """
 
+LAID_OVER = """\
+## Laid over an objective
+
+Methods of their own in their papers, options here, because they go with many objectives.
+"""
+
 FOOT = """\
 ## Not offered
 
-Objectives that need state over many updates, or the whole next-token distribution of two models, do not
-fit pure functions of log-probs: beta-DPO's moving threshold and sampling of pairs (2407.08639),
-epsilon-DPO's mixed logits (2502.13177), TDPO's token-level KL (2404.11999), BCO's moving average of delta
-(2404.04656). TRL's `use_weighting` divides WPO's weight by the sum of squared token probabilities (its
-sampled alignment), which needs that distribution too; `wpo_weighting: mean_probability` is the weight
-without it.
+TDPO (2404.11999), whose token-level KL needs the whole next-token distribution of two models at every
+token, and TRL's form of WPO's weight (its sampled alignment), which needs the policy's. epsilon-DPO reads
+such distributions, at the price of another pass per pair.
 """
 
 
@@ -120,6 +125,28 @@ def section(o: Objective) -> str:
     return "\n".join(lines) + "\n"
 
 
+def modifier(m: Modifier) -> str:
+    """Return the screen of an option that is laid over objectives."""
+    readers = [f"`{o.name}`" for o in OBJECTIVES.values() if m.option in o.options]
+    keys = ", ".join(f"`{name}`" for name in (m.option, *m.further))
+    lines = [
+        f"### {m.option}",
+        "",
+        f"**{m.title}.** {m.purpose}",
+        "",
+        f"    {m.equation}",
+        "",
+        f"- Evidence: {m.evidence}",
+        f"- Source: {m.source}",
+        f"- TRL: {m.trl}",
+        f"- Options read: {keys}",
+        f"- Goes with: {', '.join(readers) or 'every objective that has a reference'}",
+    ]
+    if m.refused:
+        lines.append(f"- Refused with {m.refused}")
+    return "\n".join(lines) + "\n"
+
+
 def options_section() -> str:
     """Return the options, their defaults and sources."""
     lines = ["## Options", "", "| option | default | meaning | source |", "|---|---|---|---|"]
@@ -136,7 +163,8 @@ def options_section() -> str:
 
 def page() -> str:
     """Return the whole page."""
-    parts = [HEAD, table(), *(section(o) for o in OBJECTIVES.values()), options_section(), FOOT]
+    parts = [HEAD, table(), *(section(o) for o in OBJECTIVES.values())]
+    parts += [LAID_OVER, *(modifier(m) for m in MODIFIERS), options_section(), FOOT]
     return "\n".join(parts)
 
 

@@ -140,6 +140,9 @@ def test_a_key_nobody_knows_is_named() -> None:
     ("key", "value", "named"),
     [
         ("push_to_hub", True, "nothing is uploaded"),
+        ("use_weighting", True, "sampled alignment"),
+        ("report_to", ["wandb", "swanlab"], "trackers are trackio, tensorboard, wandb, mlflow"),
+        ("num_processes", 4, "torchrun"),
         ("deepspeed", "zero3.json", "torchrun"),
         ("fsdp", "full_shard", "torchrun"),
         ("fp16", True, "bf16"),
@@ -163,7 +166,7 @@ def test_a_trl_key_that_cannot_be_honoured_is_named_with_the_reason(key: str, va
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"use_weighting": True}, {"wpo_weighting": "mean_probability"}),
+        ({"use_weighting": False}, {}),
         ({"sync_ref_model": True}, {"reference": "moving"}),
         ({"sync_ref_model": False}, {}),
         ({"reference_free": True}, {"reference": "none"}),

@@ -61,8 +61,13 @@ def use_cpu(value: Any, values: Values) -> dict[str, Any]:
 
 
 def weighting(value: Any, values: Values) -> dict[str, Any]:
-    """WPO's weights."""
-    return {"wpo_weighting": "mean_probability"} if value else {}
+    """WPO's weights: TRL's are others than those offered here."""
+    if not value:
+        return {}
+    raise NoCounterpart(
+        "TRL's weight (sampled alignment) is not offered; the plain one is wpo_weighting: mean_probability",
+        {"wpo_weighting": "mean_probability"},
+    )
 
 
 def moving(value: Any, values: Values) -> dict[str, Any]:
