@@ -30,8 +30,8 @@ MODIFIERS = (
         " and alpha_divergence lie between.",
         "f'(r) in place of r:   forward_kl 1 - e^-r,   js_divergence log 2 + log sigma(r),"
         "   alpha_divergence (e^((a - 1) r) - 1) / (a - 1)",
-        "Its paper finds a trade between how well answers please and how diverse they stay; no comparison with"
-        " both sides tuned is known to us.",
+        "Its paper finds a trade between how well answers please and how diverse they stay; no comparison"
+        " with both sides tuned is known to us.",
         "2309.16240",
         "`f_divergence_type`. Difference: exponents stop at 40 (TRL: at 80, and for alpha only).",
         ("f_alpha_divergence_coef",),
@@ -55,8 +55,8 @@ MODIFIERS = (
         "the pair's loss times e^(p_w / n_w + p_l / n_l), taken as a constant",
         "Its paper reports up to 5.6 % over DPO on AlpacaEval 2.",
         "2406.11827 Eq. 2",
-        "`use_weighting`. Difference: TRL also divides each token's probability by the sum of all squared ones"
-        " (the paper's sampled alignment); that form is not offered, so the key is refused with this reason.",
+        "`use_weighting`. Difference: TRL also divides each token's probability by the sum of all squared"
+        " ones (the paper's sampled alignment); that form is not offered, so the key is refused with this reason.",
     ),
     Modifier(
         "reference: moving",
