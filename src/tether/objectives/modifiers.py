@@ -56,7 +56,7 @@ MODIFIERS = (
         "Its paper reports up to 5.6 % over DPO on AlpacaEval 2.",
         "2406.11827 Eq. 2",
         "`use_weighting`. Difference: TRL also divides each token's probability by the sum of all squared"
-        " ones (the paper's sampled alignment); that form is not offered, so the key is refused with this reason.",
+        " ones (the paper's sampled alignment); that form is not offered, and the key is refused.",
     ),
     Modifier(
         "reference: moving",
