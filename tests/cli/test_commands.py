@@ -130,6 +130,23 @@ def test_values_out_of_range_are_usage_errors_and_leave_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--logging_first_step", "key of trl's"),
+        ("--no_remove_unused_columns", "key of trl's"),
+        ("--micro_batch_size", "key of axolotl's"),
+        ("--pref_beta", "key of llama-factory's"),
+        ("--abacus", "Unknown option"),
+    ],
+)
+def test_an_option_of_another_trainer_is_said_to_belong_into_yaml(
+    option: str, named: str, files: Path, tmp_path: Path, call: Call
+) -> None:
+    code, _, err = call(*train_words(files, tmp_path / "run"), option)
+    assert code == 2 and named in one_line(err) and ("theirs.yaml" in err) == (named != "Unknown option")
+
+
 def test_refused_rows_and_models_leave_no_folder_and_one_that_was_there_stays(
     files: Path, tmp_path: Path, call: Call
 ) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import time
 import traceback
@@ -97,7 +98,20 @@ def _run(words: list[str]) -> Any:
     except CycloptsError as error:
         mistake = error
     with first_speaks():
-        raise UsageError(str(mistake)) from mistake
+        raise UsageError(f"{mistake}{_known_elsewhere(words[0], str(mistake))}") from mistake
+
+
+def _known_elsewhere(command: str, mistake: str) -> str:
+    """Return whose key an option of `tether train` is that we do not know, or nothing."""
+    option = re.match(r"Unknown option: --([\w-]+)", mistake)
+    if command != "train" or option is None:
+        return ""
+    tools = importlib.import_module("tether.config.translate").TOOLS
+    key = option[1].replace("-", "_")
+    tool = next((t for t, (rules, _) in tools.items() if {key, key.removeprefix("no_")} & set(rules)), None)
+    if tool is None:
+        return ""
+    return f" It is a key of {tool}'s: such keys are read from a YAML file (tether train theirs.yaml)."
 
 
 def overview() -> str:
