@@ -9,12 +9,16 @@ import pytest
 from rich.console import Console
 
 from tests.cli.conftest import Printed
-from tests.study.fixtures import make_study
+from tests.study.fixtures import Shape, make_study
 from tests.tiny import save_model, tiny_model
 from tests.training.conftest import rows
+from tether.cli.study import show
 from tether.cli.study_progress import StudyTerminal
+from tether.records.findings import Findings, read_findings
+from tether.records.results import write_json
 from tether.records.study import StudyRecord, read_study
 from tether.study.collect import short_references
+from tether.study.report import write_study_report
 
 
 def test_a_study_from_flags_is_planned_run_added_to_and_shown(printed: Printed, tmp_path: Path) -> None:
@@ -61,6 +65,36 @@ def terminal(tmp_path: Path) -> tuple[StudyTerminal, StudyRecord, io.StringIO]:
     shown = StudyTerminal()
     shown._console = Console(file=said, width=80, force_terminal=True, markup=False, highlight=False)
     return shown, record.model_copy(update={"cells": waiting}), said
+
+
+def test_the_table_ends_with_verdicts_what_they_rest_on_and_what_would_help(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One seed is about trained models; the dial's price; without a recommendation, how much is missing."""
+    plain: dict[str, tuple[str, Findings]] = {}
+    options: dict[str, Any]
+    for name, options in (
+        ("gains", {"betas": (1.0, 0.3, 0.1), "seeds": (0,), "shape": Shape(prompts=80)}),
+        ("unclear", {"betas": (1.0, 0.1), "seeds": (0, 1), "shape": Shape(prompts=20, alpha=-0.35)}),
+    ):
+        folder = tmp_path / name
+        record = make_study(folder, **options).model_copy(update={"judge": "gold_reward"})
+        write_json(folder / "study.json", record)
+        write_study_report(folder)
+        show(read_study(folder), folder)
+        out = capsys.readouterr().out
+        assert max(map(len, out.split("\n"))) <= 80
+        plain[name] = " ".join(out.split()), read_findings(folder)
+    text, found = plain["gains"]
+    assert [a.verdict for a in found.answers[:1]] == ["supported"]
+    assert "supported: Of these trained models take the one at" in text and "% interval" in text
+    assert "(80 prompts, 1 seed)" in text
+    assert "One seed (0): this is about these 3 trained models, not about β." in text
+    assert found.tight[0].dial is not None and "The same KL without retraining:" in text
+    text, found = plain["unclear"]
+    assert found.recommended is None and found.tight[0].prompts_needed is not None
+    assert "not distinguishable: No recommendation for DPO" in text and "(20 prompts, 2 seeds)" in text
+    assert "prompts would be needed to see it" in text and "more or cleaner pairs" in text
 
 
 def lines(shown: StudyTerminal) -> list[str]:

@@ -20,6 +20,7 @@ from tether.records.findings import Findings, read_findings
 from tether.records.results import write_json, write_lines
 from tether.records.study import cell_folder, read_study
 from tether.reports.knob import knob_text
+from tether.reports.study_page import dial_text
 from tether.reports.tables import number
 from tether.reports.token_pictures import SHADES, Picture, coloured
 from tether.study.report import write_example, write_study_report
@@ -67,6 +68,8 @@ def test_verdicts_come_first_and_say_what_the_findings_say(page: Page, found: Fi
         told = " ".join(card.text.replace("\u00a0", " ").split())
         assert answer.verdict in told and answer.sentence in told and answer.claim in told
         assert all(note in told for note in answer.notes)
+    assert found.tight[0].dial is not None and dial_text(found).startswith("The same KL without retraining:")
+    assert dial_text(found).replace("\u00a0", " ") in text
     assert text.index(found.answers[0].sentence) < text.index("What was gained and what it cost")
     for section in (
         "Do you need a reference?", "Which reference?", "What the knob did", "How it learnt",

@@ -9,7 +9,7 @@ from tests.study.boards import board, setting
 from tether.records.findings import Answer, Setting
 from tether.study import needed, rules, which
 from tether.study.arms import Side, equal_kl
-from tether.study.board import Board, Dialled
+from tether.study.board import Board, Dialled, Words
 from tether.study.more_pairs import pairs_note
 from tether.study.tight import how_tight, regret_of
 
@@ -144,6 +144,30 @@ def test_a_degenerate_setting_is_never_recommended_and_is_named() -> None:
     assert "DPO β 0.1 (end rate" in " ".join(tight.answer.notes)
     everything = replace(study, degenerate=(("cut",),) * 4)
     assert "every setting is degenerate" in how_tight(everything, "DPO").answer.sentence
+
+
+def test_the_best_at_an_end_says_where_a_better_one_may_lie() -> None:
+    end = board({"DPO": [0.2, 0.5, 1.0, 2.0]})
+    assert "β 0.03 is the loosest tried: the best may lie at a smaller β, which tether study add" in said(end)
+    flagged = replace(end, degenerate=((), (), (), ("end rate 0.1 beyond 0.4",)))
+    assert "β 0.1 is the loosest that is not degenerate: the best may lie between it and β 0.03" in said(
+        flagged
+    )
+    tight = board({"DPO": [2.0, 1.0, 0.5, 0.2]})
+    assert "β 1 is the tightest tried: the best may lie at a larger β" in said(tight)
+    assert "tried" not in said(board({"DPO": [0.2, 1.0, 0.5, 0.1]}))
+    other = Words(take="Take", trained=1, seeds="more runs would tell", strengths="which other dials can try")
+    dial = said(replace(end, words=other))
+    assert "which other dials can try" in dial and "about this trained model" in dial
+    assert (
+        "more runs would tell" in dial
+        and how_tight(replace(end, words=other), "DPO").answer.sentence[:5] == "Take "
+    )
+
+
+def said(study: Board) -> str:
+    """All notes of the answer."""
+    return " ".join(how_tight(study, "DPO").answer.notes)
 
 
 def test_the_rule_never_sees_the_gold_score() -> None:

@@ -194,6 +194,7 @@ def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
     """Print one row per cell: state, KL, scores, held-out loss and accuracies."""
     from tether.records.findings import FINDINGS, read_findings
     from tether.records.study import SHARED, cell_folder, measures
+    from tether.reports.study_page import dial_text
     from tether.study.collect import cell_labels
 
     names = list(record.evaluators)
@@ -215,15 +216,22 @@ def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
         if cell.error:
             print_table("", ["failed", ""], [[labels[cell.cell_id], cell.error]])
     if (folder / FINDINGS).is_file():
-        answers = read_findings(folder).answers
-        rows = [[f"{answer.question}?", _said(answer)] for answer in answers]
+        found = read_findings(folder)
+        rows = []
+        for answer in found.answers:
+            rows.append([f"{answer.question}?", _said(answer)])
+            if answer.question == "how tight":
+                rows += [["", text] for text in (dial_text(found), *answer.notes) if text]
         print_table("", ["", ""], [*rows, ["page", str(page or folder / "report.html")]])
 
 
 def _said(answer: Any) -> str:
-    """Return an answer with its verdict once."""
+    """Return an answer with its verdict once, and what it rests on."""
     said = answer.sentence.lower().startswith(answer.verdict)
-    return answer.sentence if said else f"{answer.verdict}: {answer.sentence}"
+    sentence = answer.sentence if said else f"{answer.verdict}: {answer.sentence}"
+    counted = ((answer.n, "prompt"), (answer.seeds, "seed"))
+    prompts, seeds = (f"{n} {word}" if n == 1 else f"{n} {word}s" for n, word in counted)
+    return f"{sentence} ({prompts}, {seeds})"
 
 
 def show_plan(plan: Any) -> None:
