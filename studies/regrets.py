@@ -112,11 +112,17 @@ def _verdict(key: Key, there: Mapping[str, Table], first: float) -> str:
 
 
 def conclusion(there: Mapping[str, Table], first: float) -> str:
-    """Say whether a rule without a judge may be used: it must hold on the worlds that were not looked at."""
+    """Say whether a rule without a judge may be used.
+
+    It must keep its promise in the worlds it was chosen on and in those not looked at before, and must not
+    recommend where the labels say nothing.
+    """
     for key in ((CROSS_FITTED, first), (RANKING, None)):
-        kept, of = record(there, key, listed=False)
-        if of and kept / of >= WORLDS:
-            return f"{key[0]} keeps its promise on the worlds not looked at before."
+        kinds = [record(there, key, listed=kind) for kind in (True, False)]
+        known = [o for o in (outcome(table, key) for table in there.values()) if o is not None]
+        quiet = sum(o.alarms for o in known) <= (1 - WORLDS) * sum(o.controls for o in known)
+        if quiet and all(of and kept / of >= WORLDS for kept, of in kinds):
+            return f"{key[0]} keeps its promise, on the worlds not looked at before too."
     return (
         "So no rule without a judge is in use: without one the answer is **needs a judge**, and nothing is "
         "recommended."

@@ -125,7 +125,10 @@ def test_only_worlds_not_looked_at_put_a_rule_into_use() -> None:
     assert "needs a judge" in conclusion({"enumerable-1": good}, 0.1)
     assert conclusion({"enumerable-1": good, "sentiment": good}, 0.1).startswith("ranking keeps")
     bad = Table(good.rows, ({**won[0], "choice": 1},))
-    assert "needs a judge" in conclusion({"sentiment": good, "dialogue": bad}, 0.1)
+    assert "needs a judge" in conclusion({"enumerable-1": good, "sentiment": good, "dialogue": bad}, 0.1)
+    assert "needs a judge" in conclusion({"enumerable-1": bad, "sentiment": good}, 0.1)
+    alarm = Table(good.rows, (*won, {**won[0], "study": "control"}))
+    assert "needs a judge" in conclusion({"enumerable-1": good, "sentiment": alarm}, 0.1)
 
 
 def test_rules_choose_seed_by_seed_and_the_judge_is_as_noisy_as_the_labels(tmp_path: Path) -> None:
