@@ -24,7 +24,6 @@ def test_the_largest_falls_need_a_hundred_occurrences() -> None:
     found = by_type(ids, ratios)
     assert [fall[0] for fall in found.largest_falls()] == [3, 1]
     assert found.largest_falls(number=1) == [(3, 150, -3.0)]
-    assert [rise[0] for rise in found.largest_rises()] == [4]
     assert found.largest_falls(min_count=1)[0][0] == 2
 
 

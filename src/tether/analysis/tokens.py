@@ -30,11 +30,9 @@ class TypeRatios:
 
     def largest_falls(self, number: int = 10, min_count: int = MIN_COUNT) -> list[tuple[int, int, float]]:
         """Return (id, count, mean) of the types that fell most, of those seen `min_count` times or more."""
-        return self._extreme(number, min_count, 1)
-
-    def largest_rises(self, number: int = 10, min_count: int = MIN_COUNT) -> list[tuple[int, int, float]]:
-        """Return (id, count, mean) of the types that rose most."""
-        return self._extreme(number, min_count, -1)
+        kept = np.flatnonzero((self.counts >= min_count) & (self.means < 0))
+        order = kept[np.lexsort((self.ids[kept], self.means[kept]))][:number]
+        return [(int(self.ids[i]), int(self.counts[i]), float(self.means[i])) for i in order]
 
     def of(self, token_id: int) -> tuple[int, float]:
         """Return (count, mean) of one type, the end token for instance; (0, NaN) where it never occurs."""
@@ -42,11 +40,6 @@ class TypeRatios:
         if place == len(self.ids) or self.ids[place] != token_id:
             return 0, float("nan")
         return int(self.counts[place]), float(self.means[place])
-
-    def _extreme(self, number: int, min_count: int, sign: int) -> list[tuple[int, int, float]]:
-        kept = np.flatnonzero((self.counts >= min_count) & (sign * self.means < 0))
-        order = kept[np.lexsort((self.ids[kept], sign * self.means[kept]))][:number]
-        return [(int(self.ids[i]), int(self.counts[i]), float(self.means[i])) for i in order]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from tether.records.comparison import Estimate
 from tether.records.results import Record, write_text
 from tether.records.rows import Content
-from tether.records.task import Example, TaskPolicy, TaskRecord, read_task
+from tether.records.task import Example, TaskPolicy, TaskRecord, WinRate, read_task
 from tether.reports.figures import write_figures
 from tether.reports.page import render
 from tether.reports.sections import Tile
@@ -83,7 +83,7 @@ def write_task_page(folder: Path) -> Path:
 def verdict(record: TaskRecord) -> tuple[str, list[str]]:
     """Return what the rates say, by a rule that looks at every temperature: headline and sentences."""
     dpo = dpo_of(record)
-    rates = sorted((r for r in record.win_rates if r.policy == dpo.name), key=lambda r: r.temperature)
+    rates = _rates(record, dpo)
     won = [r.temperature for r in rates if r.win_rate.low is not None and r.win_rate.low > 50]
     lost = [r.temperature for r in rates if r.win_rate.high is not None and r.win_rate.high < 50]
     parts = [f"beats the references at {_listed(won, len(rates))}"] if won else []
@@ -123,27 +123,23 @@ def _listed(temperatures: Iterable[float], of: int) -> str:
 def tiles(record: TaskRecord) -> list[Tile]:
     """Return the numbers at the top: win rates at the ends of the scale, and what they rest on."""
     dpo = dpo_of(record)
-    rates = sorted((r for r in record.win_rates if r.policy == dpo.name), key=lambda r: r.temperature)
+    rates = _rates(record, dpo)
+    headed = [(dpo, rates[0]), (dpo, rates[-1])]
+    headed += [(p, _rates(record, p)[0]) for p in compared(record) if p.kind in ("base", "start")][:1]
     found = [
         Tile(
-            f"{label(dpo)} at temperature {r.temperature:g}", f"{r.win_rate.value:.0f} %", _reach(r.win_rate)
+            f"{label(policy)} at temperature {rate.temperature:g}",
+            f"{rate.win_rate.value:.0f} %",
+            _reach(rate.win_rate),
         )
-        for r in (rates[0], rates[-1])
+        for policy, rate in headed
     ]
-    start = next((p for p in compared(record) if p.kind in ("base", "start")), None)
-    if start is not None:
-        first = next(
-            r for r in record.win_rates if r.policy == start.name and r.temperature == rates[0].temperature
-        )
-        found.append(
-            Tile(
-                f"{label(start)} at temperature {first.temperature:g}",
-                f"{first.win_rate.value:.0f} %",
-                _reach(first.win_rate),
-            )
-        )
-    found.append(Tile("test prompts", f"{rates[0].prompts:,}", f"judge: {record.judge}"))
-    return found
+    return [*found, Tile("test prompts", f"{rates[0].prompts:,}", f"judge: {record.judge}")]
+
+
+def _rates(record: TaskRecord, policy: TaskPolicy) -> list[WinRate]:
+    """Return a policy's rates by rising temperature."""
+    return sorted((r for r in record.win_rates if r.policy == policy.name), key=lambda r: r.temperature)
 
 
 def notes(record: TaskRecord) -> list[str]:
