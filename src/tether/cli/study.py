@@ -217,12 +217,12 @@ def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
             print_table("", ["failed", ""], [[labels[cell.cell_id], cell.error]])
     if (folder / FINDINGS).is_file():
         found = read_findings(folder)
-        rows = []
+        told: list[list[object]] = []
         for answer in found.answers:
-            rows.append([f"{answer.question}?", _said(answer)])
+            told.append([f"{answer.question}?", _said(answer)])
             if answer.question == "how tight":
-                rows += [["", text] for text in (dial_text(found), *answer.notes) if text]
-        print_table("", ["", ""], [*rows, ["page", str(page or folder / "report.html")]])
+                told += [["", text] for text in (dial_text(found), *answer.notes) if text]
+        print_table("", ["", ""], [*told, ["page", str(page or folder / "report.html")]])
 
 
 def _said(answer: Any) -> str:
