@@ -222,7 +222,8 @@ def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
             told.append([f"{answer.question}?", _said(answer)])
             if answer.question == "how tight":
                 told += [["", text] for text in (dial_text(found), *answer.notes) if text]
-        print_table("", ["", ""], [*told, ["page", str(page or folder / "report.html")]])
+        told.append(["page", str(page or folder / "report.html")])
+        print_table("", ["", ""], told)
 
 
 def _said(answer: Any) -> str:
