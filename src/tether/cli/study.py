@@ -221,7 +221,7 @@ def show(record: Any, folder: Path, *, page: Path | None = None) -> None:
         for answer in found.answers:
             told.append([f"{answer.question}?", _said(answer)])
             if answer.question == "how tight":
-                told += [["", text] for text in (dial_text(found), *answer.notes) if text]
+                told.extend(["", text] for text in (dial_text(found), *answer.notes) if text)
         told.append(["page", str(page or folder / "report.html")])
         print_table("", ["", ""], told)
 
