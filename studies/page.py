@@ -135,7 +135,6 @@ def _cost(there: Mapping[str, Table]) -> str:
         lines.append(f"| {name} | {sum(spent.values()):.0f} | {told} |")
     return (
         "## What it took\n\nProcessor seconds, all of a study's work counted: world, references, cells, "
-        "halves, measuring; of a study that was stopped, only what came after.\n\n| world | all | by study |\n|---|---|---|\n"
-        + "\n".join(lines)
-        + "\n"
+        "halves, measuring; of a study that was stopped, only what came after.\n\n"
+        "| world | all | by study |\n|---|---|---|\n" + "\n".join(lines) + "\n"
     )
