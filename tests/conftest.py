@@ -16,6 +16,11 @@ _HOOK = install_import_hook(["tether.records", "tether.objectives", "tether.poli
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples every time, however long one takes: a busy machine is no failure.
+settings.register_profile("tether", deadline=None, derandomize=True)
+settings.load_profile("tether")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

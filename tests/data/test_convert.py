@@ -194,7 +194,7 @@ SAYABLE = st.text(
 ).filter(lambda text: text[0] not in "=+-@\t\r")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(sorted(SUFFIXES)), st.lists(st.tuples(SAYABLE, SAYABLE, SAYABLE), min_size=1, max_size=4)
 )

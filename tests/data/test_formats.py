@@ -464,7 +464,7 @@ ANYTHING = st.recursive(
 
 
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda f: f.name)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_whatever_a_row_holds_it_is_read_or_complained_about(format_: Format, data: st.DataObject) -> None:
     others = (*EXTRA_COLUMNS, "system", "history", "scores", "kto_tag", "label")
@@ -487,7 +487,7 @@ def test_whatever_a_row_holds_it_is_read_or_complained_about(format_: Format, da
 TEXT = st.text(st.sampled_from("ab \n,"), max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(start=TEXT, first=TEXT, second=TEXT)
 def test_an_implicit_text_prompt_loses_nothing_and_leaves_both_answers_something(
     start: str, first: str, second: str
@@ -516,7 +516,7 @@ def test_an_implicit_text_prompt_ends_at_a_word_or_a_line(chosen: str, rejected:
     assert split_text(chosen, rejected)[0] == prompt
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(start=TEXT, first=TEXT, second=TEXT)
 def test_the_common_prefix_is_the_longest(start: str, first: str, second: str) -> None:
     a, b = start + first, start + second

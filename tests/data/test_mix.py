@@ -19,7 +19,7 @@ def rows(prompts: list[str]) -> list[Preference]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     prompts=st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=40).filter(
         lambda p: len(set(p)) > 1
@@ -67,7 +67,7 @@ def test_splits_that_cannot_be_made_are_refused() -> None:
         take(rows(["a", "b"]), 0, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     prompts=st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40),
     fractions=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
@@ -134,7 +134,7 @@ def test_weights_that_say_nothing_are_refused(weight: float) -> None:
         mix([0, 1], [1.0], seed=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(drawn=st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=2, max_size=30), seed=st.integers(0, 5))
 def test_halves_are_a_partition_by_pair_whatever_label_or_order(
     drawn: list[tuple[int, int, int]], seed: int

@@ -42,7 +42,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 ROWS = st.lists(
     st.fixed_dictionaries({"prompt": TEXT, "chosen": TEXT, "rejected": TEXT}), min_size=1, max_size=5
 )
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(path: Path) -> list[raw.RawRow]:

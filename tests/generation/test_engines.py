@@ -193,7 +193,7 @@ def enumerate_sequences(
     return result
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-6, 6), min_size=2, max_size=12, unique=True),
     st.integers(0, 12),

@@ -117,7 +117,7 @@ def whole(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return run
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1), dtype=st.sampled_from(["float32", "bfloat16"]))
 def test_a_run_cut_at_any_byte_ends_like_one_that_was_not(
     folders: Path, tmp_path: Path, whole: Callable[[str], Path], share: float, dtype: str

@@ -35,7 +35,7 @@ def causal(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 @given(shapes=shapes, layout=st.sampled_from(LAYOUTS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_token_has_its_place_position_and_predecessor(shapes: Shapes, layout: Layout) -> None:
     batch = tiny_batch(shapes)
     inputs = lay_out(batch, layout)
@@ -83,7 +83,7 @@ def seen_by_plan(plan: PackedPlan, total: int, rule: Any) -> torch.Tensor:
     window=st.sampled_from([2, 5, 100]),
     costs=st.sampled_from([CPU_COSTS, ACCELERATOR_COSTS, CallCosts(0, 1, 1.0), CallCosts(10, 1, 9.0)]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_packed_plan_sees_exactly_prompt_and_own_completion(
     shapes: Shapes, window: int, costs: CallCosts
 ) -> None:

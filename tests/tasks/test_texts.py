@@ -20,7 +20,7 @@ from tether.tasks.texts import cut_text, make_pairs, text_data
 TEXTS = TextFiles(train=("a",), test=("b",), prefix_tokens=(2, 8))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60), st.integers(0, 10**6), st.sampled_from([None, 1, 5, 100]))
 def test_prefix_and_rest_join_to_the_beginning_of_the_text(text: str, seed: int, limit: int | None) -> None:
     cut = cut_text(text, tiny_tokenizer(chat=False), TEXTS, random.Random(seed), limit)

@@ -47,7 +47,7 @@ GROUPS = st.lists(st.tuples(IDS, st.lists(IDS, min_size=1, max_size=3)), min_siz
 )
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(GROUPS, st.data())
 def test_collating_and_selecting_give_back_the_rows(groups: list[EncodedGroup], data: st.DataObject):
     expected = [(g.row_id, g.prompt_ids, [(c.role, c.key, c.ids) for c in g.completions]) for g in groups]
@@ -80,7 +80,7 @@ def test_sizes_are_those_of_the_tensors():
     assert tensor_tokens(batch, "packed") == 3 + 6 + 5 + 2
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 @given(GROUPS, st.integers(1, 80), st.sampled_from(LAYOUTS))
 def test_micro_batches_hold_every_group_once_in_order_within_the_budget(
     groups: list[EncodedGroup], budget: int, layout: Layout

@@ -330,7 +330,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 TEXT = st.tuples(SPECIAL, WORDS, SPECIAL).map("".join)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), TEXT, TEXT, TEXT), min_size=1, max_size=5))
 def test_encoding_all_rows_together_equals_encoding_each(parts: list[tuple[bool, str, str, str]]):
     rows = []

@@ -58,7 +58,7 @@ def test_the_prompt_is_not_tokenised_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert [text for text in given if text.startswith(LONG)] == [LONG]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(TOKENIZERS)),
     st.text(alphabet=st.sampled_from("ab c\n<|im_end|>é1 "), min_size=60, max_size=160),

@@ -169,7 +169,7 @@ def test_senseless_limits_and_modes_are_refused(limit: int, mode: Any):
 TEXT = st.text(alphabet="ab e日é\n<s>/|_", max_size=40)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 @given(
     st.booleans(),
     st.lists(TEXT, min_size=1, max_size=4),

@@ -15,7 +15,7 @@ def names(groups: list[EncodedGroup]) -> list[str]:
     return [group.row_id for group in groups]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.integers(1, 40),
     st.integers(1, 45),

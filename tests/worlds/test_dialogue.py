@@ -49,7 +49,7 @@ def test_gold_reward_by_hand(request_: str, answer: str, expected: tuple[float, 
     assert WORLD.reward(asked, answer) == pytest.approx(sum(expected), abs=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**9))
 def test_every_written_answer_is_read_whole(seed: int) -> None:
     rng = random.Random(seed)

@@ -163,7 +163,7 @@ def test_optimum_is_normalised_and_its_objective_is_beta_log_z(
     assert best.log_z == pytest.approx(log_z.tolist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     beta=st.floats(0.05, 5),
     other=st.floats(0.05, 20),

@@ -36,7 +36,7 @@ def test_what_is_given_is_said() -> None:
     assert slots_of(PATTERNS[0]) == ("the", "thing", "colour")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_splitting_loses_nothing(text: str) -> None:
     assert "".join(sentences(text)) == text

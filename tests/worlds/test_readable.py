@@ -45,7 +45,7 @@ def test_parts_share_no_message_and_are_large_enough(world: Readable) -> None:
 
 
 @EVERY
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text())
 def test_any_text_has_a_finite_reward(world: Readable, text: str) -> None:
     assert abs(world.reward_of(world.messages("test")[0], text)) < 1e12

@@ -11,7 +11,7 @@ from tether.worlds.recipe import prompt_ids
 from tether.worlds.sampler import draw, inverse_cdf
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.floats(-30, 30), min_size=1, max_size=12),
     st.floats(0, 1, exclude_max=True),

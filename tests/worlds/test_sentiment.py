@@ -63,7 +63,7 @@ def test_the_prompt_does_not_enter_the_reward() -> None:
     assert evaluate(["x", chat], [POLITE, POLITE]) == [WORLD.reward("", POLITE)] * 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**9))
 def test_every_written_reply_is_grammatical_and_about_the_item(seed: int) -> None:
     rng = random.Random(seed)
@@ -74,7 +74,7 @@ def test_every_written_reply_is_grammatical_and_about_the_item(seed: int) -> Non
     assert replies.item_of(reply) in (None, replies.item_of(message))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**9))
 def test_a_reply_with_a_word_said_twice_is_not_grammatical(seed: int) -> None:
     rng = random.Random(seed)

@@ -58,7 +58,7 @@ def test_a_post_is_read() -> None:
     assert posts.facts_of(POST) == FACTS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**9))
 def test_every_post_states_the_four_facts_and_reads_back(seed: int) -> None:
     post = posts.write_post(random.Random(seed))
