@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy import stats
@@ -114,6 +114,21 @@ def _beats(first: Mapping[Any, Mapping[int, Row]], second: Mapping[Any, Mapping[
     return judged(paired(first[a], second[b]), f"best beta {a:g} and {b:g}")
 
 
+def _beside_self(table: Table, reference: str) -> Found:
+    """Compare a reference with self at the betas of both, and say where self does best at another."""
+    other, own = table.arm("which", reference=reference), table.arm("tight")
+    found = _beats(other, own) if reference == "similar" else _beats(own, other)
+    peak = best(own)
+    if peak in other:
+        return found
+    whole = judged(paired(other[best(other)], own[peak]))
+    interval = "" if whole.low is None else f" ({whole.low:.2f} to {whole.high:.2f})"
+    more = (
+        f"self is best at {peak:g}, not tried with {reference}, whose best less that is {whole.estimate:+.2f}"
+    )
+    return replace(found, words=f"{found.words}; {more}{interval}")
+
+
 def _without(table: Table) -> Found:
     arm = table.arm("needed", loss_type="sigmoid", reference="none")
     beta = max(arm)
@@ -130,7 +145,7 @@ CLAIMS: dict[str, Callable[[Table], Found]] = {
         t.arm("needed", loss_type="sigmoid", reference="none"),
     ),
     "length-blow-up": _without,
-    "similar-helps": lambda t: _beats(t.arm("which", reference="similar"), t.arm("tight")),
-    "dissimilar-hurts": lambda t: _beats(t.arm("tight"), t.arm("which", reference="dissimilar")),
+    "similar-helps": lambda t: _beside_self(t, "similar"),
+    "dissimilar-hurts": lambda t: _beside_self(t, "dissimilar"),
     "margin-copying": margin_copying,
 }
