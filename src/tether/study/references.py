@@ -294,15 +294,15 @@ def suggestions(facts: Sequence[ReferenceFacts]) -> list[str]:
         if r is not None and r < DISSIMILAR:
             said.append(
                 f"{name} is dissimilar (margins correlate {r:.2f} with the model's): RefDPO's stronger but "
-                "dissimilar reference did no better than self with its own best beta; in our first listed "
-                "world it was not distinguishable from self (docs/results.md)"
+                "dissimilar reference did no better than self with its own best beta, nor did one in any of "
+                "our three listed worlds, where answers grew longer (docs/results.md)"
             )
         elif r is not None and against.high is not None and against.high < 0.5 and r < 0.999:
             said.append(
                 f"{name} is similar (margins correlate {r:.2f}) and ranks {1 - against.estimate:.0%} of the "
                 "pairs as labelled: the case in which RefDPO found a stronger reference to help; in our "
-                "first listed world it was not distinguishable from self, and training on labels made coins "
-                "kept most of its gain (docs/results.md)"
+                "three listed worlds it beat self in one, and training on labels made coins kept most of its gain "
+                "(docs/results.md)"
             )
     said.append(
         "these are hints, not results: tether study --reference ... trains with each and compares them "
