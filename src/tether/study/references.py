@@ -301,8 +301,8 @@ def suggestions(facts: Sequence[ReferenceFacts]) -> list[str]:
             said.append(
                 f"{name} is similar (margins correlate {r:.2f}) and ranks {1 - against.estimate:.0%} of the "
                 "pairs as labelled: the case in which RefDPO found a stronger reference to help; in our "
-                "three listed worlds it beat self in one, and training on labels made coins kept most of its gain "
-                "(docs/results.md)"
+                "three listed worlds it beat self in one, and training on labels made coins kept most of its "
+                "gain (docs/results.md)"
             )
     said.append(
         "these are hints, not results: tether study --reference ... trains with each and compares them "
