@@ -130,7 +130,7 @@ def measured(name: str, place: Path, study: str, cells: Sequence[CellRecord]) ->
         if listed is not None:
             if cell is None:
                 others = {k: place / k / "model" for k in STRONGER if (place / k / "model").is_dir()}
-                start = exact_start(listed, place)
+                start = exact_start(listed, place) if others else None
                 row["stronger"] = {k: premise(listed, path, start) for k, path in others.items()}
             row |= exact[model_of(place, study, cell)]
         yield row

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tether.errors import DataError
 from tether.policies.packed import ACCELERATOR_COSTS, CPU_COSTS, PackedPlan, plan_packed
-from tether.records.tensors import GroupBatch
+from tether.records.tensors import GroupBatch, starts_of, within
 
 Layout = Literal["padded", "shared", "packed"]
 
@@ -79,20 +79,9 @@ def _check(batch: GroupBatch) -> None:
     if len(empty):
         name = batch.row_ids[int(empty[0])]
         raise DataError(f"row {name}: the prompt has no tokens; a prompt needs at least one (a BOS will do)")
-    alone = (torch.bincount(batch.group_of, minlength=len(batch)) == 0).nonzero()
+    alone = (batch.sizes == 0).nonzero()
     if len(alone):
         raise DataError(f"row {batch.row_ids[int(alone[0])]}: the group has no completions")
-
-
-def within(lengths: Int64[Tensor, " n"]) -> Int64[Tensor, " total"]:
-    """Return 0, 1, ..., length - 1 for each length, one after the other."""
-    total = int(lengths.sum())
-    return torch.arange(total) - torch.repeat_interleave(starts_of(lengths), lengths)
-
-
-def starts_of(lengths: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Return where each of n stretches begins when they stand one after the other."""
-    return lengths.cumsum(0) - lengths
 
 
 def _padded(batch: GroupBatch) -> LayoutInputs:
@@ -127,9 +116,8 @@ class _Places:
 
 
 def _places(batch: GroupBatch, *, one_row: bool) -> _Places:
-    counts = torch.bincount(batch.group_of, minlength=len(batch))
     begin = starts_of(batch.completion_lengths)
-    first = starts_of(counts)
+    first = starts_of(batch.sizes)
     sizes = batch.prompt_lengths + torch.zeros(len(batch), dtype=torch.int64).index_add_(
         0, batch.group_of, batch.completion_lengths
     )

@@ -76,8 +76,8 @@ class GroupBatch:
 
     def select(self, groups: Sequence[int]) -> "GroupBatch":
         """Return the batch of these groups, in this order."""
-        index = torch.tensor(list(groups), dtype=torch.int64)
-        chosen = self.sequences_of(groups)
+        index, sizes = torch.tensor(list(groups), dtype=torch.int64), self.sizes
+        chosen = places(sizes, index)
         order = chosen.tolist()
         tokens = places(self.completion_lengths, chosen)
         return replace(
@@ -87,7 +87,7 @@ class GroupBatch:
             prompt_lengths=self.prompt_lengths[index],
             completion_ids=self.completion_ids[tokens],
             completion_lengths=self.completion_lengths[chosen],
-            group_of=torch.arange(len(index)).repeat_interleave(self.sizes[index]),
+            group_of=torch.arange(len(index)).repeat_interleave(sizes[index]),
             roles=tuple(self.roles[sequence] for sequence in order),
             keys=tuple(self.keys[sequence] for sequence in order),
             weights=self.weights[index],
@@ -101,8 +101,18 @@ def places(lengths: Int64[Tensor, " S"], index: Int64[Tensor, " n"]) -> Int64[Te
     """Return where the elements of the pieces at `index` stand among S neighbours of these lengths."""
     index = index.to(lengths.device)
     kept = lengths[index]
-    shift = lengths.cumsum(0)[index] - kept.cumsum(0)
-    return torch.arange(int(kept.sum()), device=lengths.device) + shift.repeat_interleave(kept)
+    return starts_of(lengths)[index].repeat_interleave(kept) + within(kept)
+
+
+def within(lengths: Int64[Tensor, " n"]) -> Int64[Tensor, " total"]:
+    """Return 0, 1, ..., length - 1 for each length, one after the other."""
+    count = torch.arange(int(lengths.sum()), device=lengths.device)
+    return count - starts_of(lengths).repeat_interleave(lengths)
+
+
+def starts_of(lengths: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Return where each of n stretches begins when they stand one after the other."""
+    return lengths.cumsum(0) - lengths
 
 
 @dataclass(frozen=True)
