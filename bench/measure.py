@@ -167,12 +167,11 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
     mine: list[Outcome] = []
     peer: dict[str, list[Outcome]] = {}
     for _ in range(setting.repeats or workload.repeats):
-        mine.append(_study(workload, ours, turns) if workload.betas else turns.run(ours).outcome)
-        for name in columns_of(workload):
-            job = replace(theirs, **COLUMNS[name])
-            run = _one_by_one(workload, job, turns) if workload.betas else turns.run(job).outcome
+        own, others = turns.round(lambda: _round(workload, ours, theirs, turns))
+        mine.append(own)
+        for name, run in others.items():
             peer.setdefault(name, []).append(run)
-            agree(workload, name, mine[-1], run, bf16=setting.bf16)
+            agree(workload, name, own, run, bf16=setting.bf16)
     after = rates(shape, **kind)
     sides = zip(vars(before).values(), vars(after).values(), strict=True)
     usual = Rates(*(statistics.fmean(pair) for pair in sides))
@@ -190,6 +189,17 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
         [] if workload.betas else [run.seconds / least.seconds(usual) for run in mine],
         _memory(ours, theirs, mine, peer, turns) if workload.memory else {},
     )
+
+
+def _round(workload: Workload, ours: Job, theirs: Job, turns: Turns) -> tuple[Outcome, dict[str, Outcome]]:
+    """Run our side once, then the peer in each setting."""
+    if workload.betas:
+        own = _study(workload, ours, turns)
+        return own, {
+            n: _one_by_one(workload, replace(theirs, **COLUMNS[n]), turns) for n in columns_of(workload)
+        }
+    own = turns.run(ours).outcome
+    return own, {n: turns.run(replace(theirs, **COLUMNS[n])).outcome for n in columns_of(workload)}
 
 
 def columns_of(workload: Workload) -> list[str]:

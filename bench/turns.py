@@ -7,14 +7,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bench.jobs import Job, Outcome, read_outcome, write
 from bench.machine import QUIET, square_rate
 
+T = TypeVar("T")
+
 ROOT = Path(__file__).resolve().parents[1]
-TRIES = 6
+TRIES = 5
+"""Of a run; then its round begins again."""
+ROUNDS = 3
 PROBES = 7
-"""At the start; their median is the machine's usual rate."""
+"""At the start of a round; their median is the machine's usual rate in it."""
 
 CHILDREN = {"tether": "bench.ours", "tether-score": "bench.ours", "trl": "bench.theirs"}
 
@@ -45,6 +50,26 @@ class Turns:
         self._usual: dict[tuple[str, bool], float] = {}
         self._count = 0
         self.rejected = 0
+
+    def round(self, runs: Callable[[], T]) -> T:
+        """Make runs that are compared with one another, all at one usual rate of the machine.
+
+        A shared host may change its pace for many minutes; then the round begins again, at that pace.
+
+        Raises:
+            NotQuiet: no round could be finished.
+            ChildFailed: a child ended with an error.
+
+        """
+        for left in reversed(range(ROUNDS)):
+            self._usual.clear()
+            try:
+                return runs()
+            except NotQuiet as error:
+                if not left:
+                    raise
+                self._say(f"{error}; this round begins again")
+        raise AssertionError("unreachable")
 
     def usual(self, device: str, bf16: bool) -> float:
         """Return the machine's usual rate: a median, for a best one is luck on a shared host."""

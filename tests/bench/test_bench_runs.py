@@ -79,9 +79,24 @@ def test_a_run_on_a_slowed_machine_is_done_again(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(turns.NotQuiet, match="6 runs in a row"):
-        guarded(monkeypatch, [50.0] * 12)
+    with pytest.raises(turns.NotQuiet, match="5 runs in a row"):
+        guarded(monkeypatch, [50.0] * 10)
     assert guarded(monkeypatch, [50.0] * 2, busy_ok=True).rate == 50
+
+
+def test_a_round_begins_again_at_the_pace_the_machine_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowed = [*[100.0] * 9, *[50.0] * 10, *[50.0] * 11]
+    left = iter(slowed)
+    monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
+    monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
+    said: list[str] = []
+    runner = turns.Turns(Path(), threads=1, busy_ok=False, say=said.append)
+    assert runner.round(lambda: [runner.run(JOB).rate, runner.run(JOB).rate]) == [50, 50]
+    assert next(left, None) is None and runner.rejected == 5
+    assert said[-1].endswith("this round begins again")
+    left = iter(100.0 * 0.8**n for n in range(1000))
+    with pytest.raises(turns.NotQuiet):
+        runner.round(lambda: runner.run(JOB))
 
 
 def test_memory_is_measured_however_fast_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from tests.tiny import save_model, tiny_model
 from tests.training.conftest import rows
 from tether.cli.watch import BLOCKS, Pace, _wait, sparkline
 from tether.config.train import TrainConfig
+from tether.training.folder import RunFolder
 from tether.training.run import train
 
 
@@ -79,8 +80,12 @@ def test_a_run_that_was_killed_is_not_said_to_run_on(run: Path, tmp_path: Path, 
     told = " ".join(seen.split())
     assert "update 4 of 400; no news for 10 min; its process is not on this machine" in told
     assert record["events"][0]["text"].strip() in told and max(map(len, seen.splitlines())) <= 80
-    (tmp_path / ".lock").write_text(str(os.getpid()))
+    (tmp_path / ".lock").write_text(str(os.getpid()))  # its number is another process's by now
+    assert "not on this machine" in " ".join(printed("watch", tmp_path, "--once").split())
+    folder = RunFolder(tmp_path)
+    folder.acquire()
     assert "not on this machine" not in printed("watch", tmp_path, "--once")
+    folder.release()
 
 
 def test_the_time_left_follows_the_pace_seen_not_the_age_of_a_resumed_run() -> None:
@@ -90,13 +95,14 @@ def test_the_time_left_follows_the_pace_seen_not_the_age_of_a_resumed_run() -> N
 
 
 def test_a_run_that_is_still_reading_is_waited_for(run: Path, tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text(str(os.getpid()))
+    folder = RunFolder(tmp_path)
+    folder.acquire()
     late = threading.Timer(0.3, (tmp_path / "run.json").write_text, [(run / "run.json").read_text()])
     late.start()
     _wait(tmp_path, 0.1)
     assert (tmp_path / "run.json").is_file()
     (tmp_path / "run.json").unlink()
-    (tmp_path / ".lock").write_text("999999999")
+    folder.release()
     _wait(tmp_path, 0.1)
 
 

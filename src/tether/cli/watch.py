@@ -99,11 +99,16 @@ def _wait(run: Path, every: float) -> None:
 
 def _process(run: Path) -> int | None:
     """Return the process that runs here, if it is on this machine."""
+    lock = run / LOCK
     try:
-        number = int((run / LOCK).read_text())
+        number = int(lock.read_text())
+        # The number alone may be another process's by now; only the run itself has its lock open.
+        held = any(entry.exists() and entry.samefile(lock) for entry in Path(f"/proc/{number}/fd").iterdir())
+    except PermissionError:
+        return number  # another user's process: its number is all that can be seen
     except (OSError, ValueError):
         return None
-    return number if Path(f"/proc/{number}").exists() else None
+    return number if held else None
 
 
 def _read(run: Path) -> tuple[RunRecord, list[dict[str, Any]]]:

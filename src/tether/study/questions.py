@@ -267,11 +267,13 @@ def crossed_cost(study: Study) -> tuple[float, float]:
 def _without_judge(study: Study, settings: list[SettingFinding], common: dict[str, Any]) -> Findings:
     """Return findings that recommend nothing: no judge was declared, or it did not score every model."""
     judge = study.judge
-    why = (
-        "no judge was declared"
-        if judge is None
-        else f"the judge {judge} has not scored every model on at least two common prompts"
-    )
+    if judge is not None:
+        why = f"the judge {judge} has not scored every model on at least two common prompts"
+    elif study.gold is not None:
+        world = f"world:{study.record.world}"
+        why = f"{world} measures what is true and chooses nothing (`--judge {world}` lets it choose)"
+    else:
+        why = "no judge was declared"
     seeds = max((len(s.seeds) for s in settings), default=0)
     sentences = {
         "how tight": f"Needs a judge: {why}, and no rule without one has been proven to pick β. "

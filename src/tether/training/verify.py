@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tether.config.hub import folder_at_hand
 from tether.errors import GuardStop
@@ -23,6 +24,7 @@ from tether.tokens.render import EncodedGroup
 from tether.training.steps import Engine, evaluate, update_logprobs
 
 RESCORED_ROWS = 8
+NOISE_ROWS = 3
 NOISE_FACTOR = 8.0
 """How many times the measured noise of a few rows the worst row of a run may show."""
 
@@ -35,19 +37,33 @@ class Verified:
     numbers: dict[str, Any]
 
 
-def noise_bound(engine: Engine, batch: GroupBatch, together: SequenceLogProbs, budget: int) -> float:
+def noise_bound(engine: Engine, batch: GroupBatch, sums: Tensor, budget: int) -> float:
     """Return a bound on how much a sum moves with its batch mates, nats: measured, with a rounding floor.
 
-    `together` are the log-probs of the batch as one update; its first rows are computed again, each alone.
+    Measured on the shortest rows, beside each other and each alone; `sums` are those the bound is for.
+
+    Raises:
+        GuardStop: one row alone gives two answers.
+
     """
-    rows = range(min(len(batch), RESCORED_ROWS))
-    alone = torch.cat([update_logprobs(engine, batch.select([row]), budget).sums for row in rows])
-    moved = float((together.sums[: len(alone)] - alone).abs().max())
+    sizes = batch.prompt_lengths.clone().index_add_(0, batch.group_of, batch.completion_lengths)
+    few = batch.select(sizes.argsort(stable=True)[:NOISE_ROWS].tolist())
+    alone, again = (
+        [update_logprobs(engine, few.select([row]), budget).sums for row in rows]
+        for rows in (range(len(few)), [0])
+    )
+    # On an accelerator a kernel may add in any order; on a CPU only something random differs.
+    if not torch.equal(alone[0], again[0]) and next(engine.model.parameters()).device.type == "cpu":
+        raise GuardStop(
+            "step 0: two evaluations of the same row differ; something random is still on (dropout?), so no "
+            "reference can be checked"
+        )
+    moved = float((update_logprobs(engine, few, budget).sums - torch.cat(alone)).abs().max())
     # An 8-bit activation that is rounded the other way moves by 1 / 127 of the largest beside it.
     precise = engine.dtype == torch.float32 and quantisation_of(engine.model) != "int8"
     eps = torch.finfo(torch.float32).eps if precise else torch.finfo(torch.bfloat16).eps
     # Rounding of one fp32 sum grows with its size; a token's own error is a few eps of its log-prob.
-    floor = 16 * eps * max(1.0, float(together.sums.abs().max()))
+    floor = 16 * eps * max(1.0, float(sums.abs().max()))
     return NOISE_FACTOR * moved + floor
 
 
@@ -61,13 +77,7 @@ def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], b
     engine.model.eval()
     batch = collate(update)
     policy = update_logprobs(engine, batch, budget)
-    once, again = (update_logprobs(engine, batch.select([0]), budget).sums for _ in range(2))
-    if not torch.equal(once, again) and once.device.type == "cpu":
-        raise GuardStop(
-            "step 0: two evaluations of the same row differ; something random is still on (dropout?), so no "
-            "reference can be checked"
-        )
-    bound = noise_bound(engine, batch, policy, budget)
+    bound = noise_bound(engine, batch, policy.sums, budget)
     known = table.lookup(batch)
     worst, row = _worst(policy, known, batch)
     beta = float(getattr(engine.options, "beta", 1.0))
@@ -102,7 +112,7 @@ def verify_rescored(
     batch = collate(groups[:RESCORED_ROWS])
     values = update_logprobs(engine, batch, budget)
     worst, row = _worst(values, table.lookup(batch), batch)
-    bound = noise_bound(engine, batch, values, budget)
+    bound = noise_bound(engine, batch, values.sums, budget)
     if worst > bound:
         raise GuardStop(
             f"step 0: {row}: the reference table is off by {worst:.3g} nats from what its model gives now "
