@@ -20,7 +20,9 @@ from tether.records.findings import Findings, read_findings
 from tether.records.results import write_json, write_lines
 from tether.records.study import cell_folder, read_study
 from tether.reports.knob import knob_text
+from tether.reports.study_figures import frontier_figures
 from tether.reports.study_page import dial_text
+from tether.reports.study_tables import laws_table
 from tether.reports.tables import number
 from tether.reports.token_pictures import SHADES, Picture, coloured
 from tether.study.report import write_example, write_study_report
@@ -107,6 +109,23 @@ def test_every_picture_is_a_file_in_three_forms_and_its_numbers_are_the_findings
             assert told[setting.setting.beta] == setting.gain.estimate
     linked = {a.attributes["href"] for a in page.find("a")}
     assert linked == {f"plots/{name}" for name in files}
+
+
+def test_a_law_says_nothing_beyond_the_kl_that_was_measured(found: Findings) -> None:
+    law = next(law for law in found.laws if law.arm == "DPO")
+    reach = max(p.kl for p in found.frontier if p.arm == "DPO")
+
+    def told(peak: float | None, low: float) -> str:
+        changed = law.model_copy(update={"peak_kl": peak, "beta_hat_interval": (low, 1.0)})
+        table = laws_table(found.model_copy(update={"laws": (changed,)}))
+        assert table is not None
+        return table.rows[0][3]
+
+    assert told(10 * reach, 0.1) == f"beyond {number(reach, 1)}"
+    assert told(reach / 2, 0.1) == number(reach / 2, 1)
+    assert told(reach / 2, -0.1).endswith("(or never)") and told(None, -0.1) == "never turns"
+    drawn = frontier_figures(found)[0].rows
+    assert max(row["x"] for row in drawn if row.get("dashed") and row["series"] == "DPO") <= reach * 1.001
 
 
 def test_the_end_token_is_told_per_objective(page: Page, found: Findings) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.study.boards import board, setting
 from tether.records.findings import Answer, Setting
 from tether.study import needed, rules, which
-from tether.study.arms import Side, equal_kl
+from tether.study.arms import Side, compare, equal_kl
 from tether.study.board import Board, Dialled, Words
 from tether.study.more_pairs import pairs_note
 from tether.study.tight import how_tight, regret_of
@@ -116,6 +116,17 @@ def test_a_tighter_setting_that_may_gain_nothing_is_not_recommended() -> None:
     assert "DPO β 1" in tight.set and tight.recommended == "DPO β 0.3"
 
 
+def test_the_sentence_never_says_near_the_best_of_what_is_not() -> None:
+    study = board({"DPO": [0.0, 1.0, 0.0, 0.0]}, prompts=100, noise_sd=0.5)
+    scores = study.scores.copy()
+    noise = np.random.default_rng(5).normal(size=study.n)
+    scores[3, 0] = scores[2, 0] + 0.5 + 20.0 * (noise - noise.mean())  # looks best, but a lottery
+    tight = how_tight(replace(study, scores=scores), "DPO")
+    assert (tight.recommended, tight.best_looking) == ("DPO β 0.3", "DPO β 0.1")
+    assert "within one standard error of DPO β 0.1" not in tight.answer.sentence
+    assert "DPO β 0.1 looks best, but its own gain is not distinguishable from 0" in tight.answer.sentence
+
+
 def test_no_recommendation_exactly_where_the_start_is_in_the_set_or_no_gain_is_sure() -> None:
     seen = set()
     for draw in range(120):
@@ -187,15 +198,69 @@ def test_regret_by_hand() -> None:
     assert (regret.regret, regret.share, regret.best_setting) == (1.0, 0.25, "DPO β 0.3")
 
 
-def test_equal_kl_interpolates_each_curve() -> None:
+def test_equal_kl_interpolates_each_curve_in_the_root_of_kl() -> None:
     kl = {"DPO": [1.0, 2.0], "posterior": [1.0, 4.0]}
     truth = {"DPO": [1.0, 2.0], "posterior": [0.5, 2.0]}
     study = board(truth, noise_sd=1e-9, prompt_sd=1e-9, kl=kl)
     found = equal_kl(study, Side("DPO", (1, 2)), Side("posterior", (3, 4)), seed=0)
-    assert [point.kl for point in found] == pytest.approx([0.5, 1.0, 1.5])
-    assert [point.first for point in found] == pytest.approx([0.5, 1.0, 1.5], abs=1e-6)
-    assert [point.second for point in found] == pytest.approx([0.25, 0.5, 0.75], abs=1e-6)
-    assert [p.difference.estimate for p in found] == pytest.approx([0.25, 0.5, 0.75], abs=1e-6)
+    at = np.array([1.25, 1.5, 1.75])  # from 1, where posterior begins, to 2, where DPO ends
+    assert [point.kl for point in found] == pytest.approx(at)
+    first, second = 1 + (np.sqrt(at) - 1) / (np.sqrt(2) - 1), 0.5 + 1.5 * (np.sqrt(at) - 1)
+    assert [point.first for point in found] == pytest.approx(first, abs=1e-6)
+    assert [point.second for point in found] == pytest.approx(second, abs=1e-6)
+    assert [p.difference.estimate for p in found] == pytest.approx(first - second, abs=1e-6)
+
+
+def test_equal_kl_starts_at_the_start_model_only_where_beta_leads_there() -> None:
+    kl = {"DPO": [1.0, 3.0], "posterior": [2.0, 3.0]}
+    study = board({"DPO": [1.0, 2.0], "posterior": [1.5, 2.0]}, kl=kl)
+    dpo, other = Side("DPO", (1, 2)), Side("posterior", (3, 4))
+    assert [p.kl for p in equal_kl(study, dpo, dpo, seed=0)] == pytest.approx([0.75, 1.5, 2.25])
+    assert min(p.kl for p in equal_kl(study, dpo, other, seed=0)) > 2.0
+    apart = replace(study, kl=study.kl * np.array([1, 0.1, 0.1, 1, 1])[:, None, None])
+    assert equal_kl(apart, dpo, other, seed=0) == []
+    answer, _ = needed.reference_needed(apart, alpha=0.05)
+    assert "DPO and posterior reach no KL in common" in answer.notes[-1]
+
+
+def test_arms_on_one_frontier_do_not_differ_at_equal_kl_because_their_grids_do() -> None:
+    def law(kl: float) -> float:
+        return kl**0.5 * (1.5 - 0.3 * np.log(kl))
+
+    kl = {"DPO": [0.1, 0.5, 1.5, 4.0], "posterior": [2.0, 3.0, 4.0, 5.0]}
+    truth = {arm: [law(k) for k in spent] for arm, spent in kl.items()}
+    study = board(truth, prompts=200, noise_sd=0.01, kl=kl)
+    sides = Side("DPO", (1, 2, 3, 4)), Side("posterior", (5, 6, 7, 8))
+    # Linear in KL and from the start model on, they differed by 0.47 at 1 nat.
+    assert all(abs(p.difference.estimate) < 0.1 for p in equal_kl(study, *sides, seed=0))
+
+
+def test_a_side_of_several_arms_is_interpolated_along_the_arm_of_its_best() -> None:
+    kl = {"DPO": [1.0, 2.0], "posterior": [1.0, 2.0], "DPO, reference model:strong": [1.2, 1.8]}
+    truth = {"DPO": [1.0, 2.0], "posterior": [1.0, 2.0], "DPO, reference model:strong": [-9.0, -9.0]}
+    study = board(truth, noise_sd=1e-9, prompt_sd=1e-9, kl=kl)
+    found = compare(study, [(Side("DPO", (1, 2)), Side("others", (3, 4, 5, 6)))], alpha=0.05)
+    assert [p.difference.estimate for p in found[0].equal_kl] == pytest.approx([0.0] * 3, abs=1e-6)
+
+
+def test_the_standard_error_of_a_comparison_is_over_seeds_too() -> None:
+    study = board({"DPO": [1.0, 1.0], "posterior": [0.0, 0.0]}, seeds=5, seed_sd=2.0, noise_sd=0.1)
+    found = compare(study, [(Side("DPO", (1,)), Side("posterior", (3,)))], alpha=0.05)[0].difference
+    by_seed = (study.scores[1] - study.scores[3]).mean(axis=1)
+    assert found.se == pytest.approx(by_seed.std(ddof=1) / 5**0.5, rel=0.05)
+
+
+def test_prompts_needed_are_never_fewer_than_those_that_did_not_suffice() -> None:
+    seen = 0
+    for draw in range(40):
+        truth = {"DPO": [0.1, 0.3, 0.2, 0.0]}
+        luck, noise = [(0.25, 0.7), (0.1, 1.5)][draw % 2]
+        study = board(truth, prompts=100, seeds=3, seed_sd=luck, noise_sd=noise, draw=draw)
+        tight = how_tight(study, "DPO", seed=draw)
+        if tight.answer.verdict == "not distinguishable" and tight.prompts_needed is not None:
+            assert tight.prompts_needed > 100
+            seen += 1
+    assert seen >= 5
 
 
 def test_equal_kl_intervals_cover_a_known_difference() -> None:
@@ -207,6 +272,18 @@ def test_equal_kl_intervals_cover_a_known_difference() -> None:
         assert middle.difference.low is not None and middle.difference.high is not None
         hits.append(middle.difference.low <= 0.2 <= middle.difference.high)
     assert np.mean(hits) >= 0.866  # 95 % less three standard errors of 60
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_equal_kl_intervals_hold_with_few_seeds(seeds: int) -> None:
+    kl = {"DPO": [1.0, 2.0], "posterior": [1.0, 2.0]}
+    truth, hits = {"DPO": [1.0, 2.0], "posterior": [1.0, 2.0]}, []
+    for draw in range(200):
+        study = board(truth, prompts=50, seeds=seeds, seed_sd=0.5, noise_sd=0.3, kl=kl, draw=draw)
+        last = equal_kl(study, Side("DPO", (1, 2)), Side("posterior", (3, 4)), seed=draw)[2].difference
+        assert last.low is not None and last.high is not None
+        hits.append(last.low <= 0.0 <= last.high)
+    assert np.mean(hits) >= 0.904  # 95 % less three standard errors of 200
 
 
 def test_the_dial_is_compared_at_the_kl_of_the_recommended_model() -> None:

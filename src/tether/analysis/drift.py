@@ -25,6 +25,8 @@ class FrontierLaw:
     n: int
     covariance: tuple[tuple[float, float], tuple[float, float]]
     level: float
+    freedom: float
+    """Degrees of freedom of the intervals."""
 
     def gain(self, kl: ArrayLike) -> Array:
         """Return the fitted gain at these KLs (nats)."""
@@ -35,7 +37,7 @@ class FrontierLaw:
         """Return the pointwise interval of the fitted gain."""
         features = _features(np.asarray(kl, dtype=np.float64))
         variance = np.einsum("ni,ij,nj->n", features, np.array(self.covariance), features)
-        reach = float(stats.t.ppf(0.5 + self.level / 2, self.n - 2)) * np.sqrt(variance)
+        reach = float(stats.t.ppf(0.5 + self.level / 2, self.freedom)) * np.sqrt(variance)
         middle = features @ np.array([self.alpha, self.beta_hat])
         return middle - reach, middle + reach
 
@@ -46,17 +48,27 @@ class FrontierLaw:
 
 
 def fit_frontier(
-    kl: ArrayLike, gain: ArrayLike, standard_errors: ArrayLike | None = None, *, level: float = 0.95
+    kl: ArrayLike,
+    gain: ArrayLike,
+    standard_errors: ArrayLike | None = None,
+    *,
+    by_prompt: ArrayLike | None = None,
+    level: float = 0.95,
 ) -> FrontierLaw:
     """Fit the law by (weighted) least squares; it is linear in alpha and beta_hat.
 
     Rafailov et al. 2024 (arXiv 2406.02900, section 3), the form Gao et al. found for reinforcement learning.
+    The scatter about the law knows nothing of what all cells share: gains over one start model on the same
+    prompts rise and fall together. `by_prompt` adds that covariance, with Satterthwaite's degrees of freedom;
+    what single answers add is then counted in both parts, so the intervals are a little wide.
 
     Args:
         kl: KL(policy || start) per cell, nats.
         gain: score minus the start model's.
         standard_errors: of the gains; weights 1 / se^2 where given.
-        level: of the intervals (Student, n - 2 degrees of freedom).
+        by_prompt: [cells, prompts], the gains whose means `gain` holds, the same prompts in every cell;
+            without it cells are taken as independent.
+        level: of the intervals (Student, n - 2 degrees of freedom where cells are independent).
 
     Raises:
         DataError: fewer than three cells with KL above 0, values that are not finite, cells all at one KL.
@@ -77,9 +89,13 @@ def fit_frontier(
     target = y[kept] / se[kept]
     solution = np.linalg.lstsq(features, target, rcond=None)[0]
     residual = target - features @ solution
-    scale = float(residual @ residual) / (n - 2)
-    covariance = scale * np.linalg.inv(features.T @ features)
-    reach = float(stats.t.ppf(0.5 + level / 2, n - 2)) * np.sqrt(np.diag(covariance))
+    inverse = np.linalg.inv(features.T @ features)
+    scatter: Array = np.asarray(inverse * (float(residual @ residual) / (n - 2)), dtype=np.float64)
+    covariance, freedom = scatter, float(n - 2)
+    if by_prompt is not None:
+        table = np.asarray(by_prompt, dtype=np.float64)[kept] / se[kept, None]
+        covariance, freedom = _with_prompts(scatter, n, (table.T @ features) @ inverse)
+    reach = float(stats.t.ppf(0.5 + level / 2, freedom)) * np.sqrt(np.diag(covariance))
     alpha, beta_hat = float(solution[0]), float(solution[1])
     plain = y[kept] - _features(x[kept]) @ solution
     return FrontierLaw(
@@ -94,7 +110,21 @@ def fit_frontier(
             (float(covariance[1, 0]), float(covariance[1, 1])),
         ),
         level,
+        freedom,
     )
+
+
+def _with_prompts(scatter: Array, n: int, solutions: Array) -> tuple[Array, float]:
+    """Add to the scatter's covariance that of the solutions over prompts; `solutions` is [prompts, 2].
+
+    The degrees of freedom are the fewer of the two coefficients'.
+    """
+    prompts = len(solutions)
+    shared = np.cov(solutions, rowvar=False) / prompts
+    squares = np.diag(scatter) ** 2 / (n - 2) + np.diag(shared) ** 2 / (prompts - 1)
+    whole = scatter + shared
+    sure = np.diag(whole) ** 2 / np.where(squares > 0, squares, 1.0)
+    return whole, float(np.where(squares > 0, sure, n - 2).min())
 
 
 def _features(kl: Array) -> Array:

@@ -133,7 +133,7 @@ class Regret(Record):
 
 
 class EqualKl(Record):
-    """Two arms at the same KL, interpolated along each curve."""
+    """Two arms at the same KL, interpolated along each curve where both were measured on either side."""
 
     kl: float
     first: float
@@ -192,7 +192,7 @@ class Point(Record):
 
 
 class Law(Record):
-    """R(d) = d (alpha - beta_hat log d), d = sqrt(KL), fitted to the gains of one arm."""
+    """R(d) = d (alpha - beta_hat log d), d = sqrt(KL), fitted to the gains of one arm; 95 % intervals."""
 
     arm: str
     alpha: float
@@ -203,6 +203,8 @@ class Law(Record):
     residual_sd: float
     n: int
     covariance: tuple[tuple[float, float], tuple[float, float]]
+    freedom: float
+    """Degrees of freedom of the intervals: scatter about the law and prompts together."""
 
 
 class OptimumPoint(Record):

@@ -173,7 +173,7 @@ def _frontier(findings: Findings) -> Figure | None:
     start = next(p.score for p in findings.frontier if p.arm == START)
     reach = max(p.kl for p in findings.frontier)
     for law in findings.laws:
-        curves += _law_rows(law, start, reach)
+        curves += _law_rows(law, start, max(p.kl for p in findings.frontier if p.arm == law.arm))
     if findings.optimum and scored == findings.gold:
         colours[OPTIMUM] = GREY
         curves += [
@@ -231,7 +231,7 @@ def _point(p: Point, label: str) -> dict[str, Any]:
 def _law_rows(law: Law, start: float, reach: float) -> list[dict[str, Any]]:
     fitted = FrontierLaw(
         law.alpha, law.beta_hat, law.alpha_interval, law.beta_hat_interval, law.residual_sd, law.n,
-        law.covariance, 0.95,
+        law.covariance, 0.95, law.freedom,
     )  # fmt: skip
     kl = [reach * (k / CURVE) ** 2 for k in range(1, CURVE + 1)]
     gain, (low, high) = fitted.gain(kl), fitted.gain_interval(kl)

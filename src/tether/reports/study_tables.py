@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from tether.records.findings import Comparison, Estimate, Findings, Regret
+from tether.records.findings import Comparison, Estimate, Findings, Law, Regret
 from tether.reports.tables import Table, count, decimals_for, number, percent, with_error
 
 
@@ -82,7 +82,7 @@ def laws_table(findings: Findings) -> Table | None:
             law.arm,
             f"{number(law.alpha, 2)} ({_ends(law.alpha_interval)})",
             f"{number(law.beta_hat, 2)} ({_ends(law.beta_hat_interval)})",
-            number(law.peak_kl, 1) if law.peak_kl is not None else "never turns",
+            _peak(law, max(p.kl for p in findings.frontier if p.arm == law.arm)),
             number(law.residual_sd, 2),
             count(law.n),
         )
@@ -90,6 +90,15 @@ def laws_table(findings: Findings) -> Table | None:
     )
     columns = ("arm", "α (95 %)", "β̂ (95 %)", "highest at KL", "residual sd", "cells")
     return Table(columns, rows, frozenset({1, 2, 3, 4, 5})) if rows else None
+
+
+def _peak(law: Law, reach: float) -> str:
+    """Say where a law is highest: nothing beyond the KL measured, nor of a turn that may be none."""
+    if law.peak_kl is None:
+        return "never turns"
+    if law.peak_kl > reach:
+        return f"beyond {number(reach, 1)}"
+    return number(law.peak_kl, 1) + (" (or never)" if law.beta_hat_interval[0] <= 0 else "")
 
 
 def comparison_table(found: Sequence[Comparison]) -> Table | None:

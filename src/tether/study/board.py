@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tether.analysis.selection import prompt_shifts
+from tether.analysis.selection import prompt_shifts, seed_variances
 from tether.analysis.stats import crossed_variances
 from tether.records.findings import Setting
 
@@ -127,28 +127,27 @@ def standard_error(table: Array) -> float:
     return float(np.sqrt(max(seed_part + prompt_part - rest, seed_part, prompt_part)))
 
 
-def levels(table: Array) -> tuple[float, float]:
-    """Return the variance of the mean of [seeds, prompts] that more prompts cannot remove, and the rest."""
-    seeds, prompts = table.shape
-    if seeds == 1:
-        return 0.0, float(table[0].var(ddof=1) / prompts)
-    seed_part, prompt_part, rest = crossed_variances(table)
-    lasting = max(seed_part - rest, 0.0)
-    return lasting, max(seed_part + prompt_part - rest, seed_part, prompt_part) - lasting
-
-
 def resampled(board: Board, *, seed: int) -> tuple[Array, Array]:
-    """Return [draws, rows] of resampled mean scores and mean KLs; both move together, prompts and seeds."""
-    seeds = len(board.seeds)
-    drawn = [table.mean(axis=(1, 2)) for table in (board.scores, board.kl)]
-    shifts = [prompt_shifts(table, draws=board.draws, seed=seed) for table in (board.scores, board.kl)]
+    """Return [draws, rows] of resampled mean scores and mean KLs; both move together, prompts and seeds.
+
+    What seeds add is as in `analysis.selection`: never below the mean over settings, with Student's tails.
+    """
+    seeds, tables = len(board.seeds), (board.scores, board.kl)
+    drawn = [table.mean(axis=(1, 2)) for table in tables]
+    shifts = [prompt_shifts(table, draws=board.draws, seed=seed) for table in tables]
     if seeds > 1:
         generator = np.random.default_rng([seed, 4])
         multipliers = generator.standard_normal((board.draws, len(board.scores), seeds))
-        for shift, table in zip(shifts, (board.scores, board.kl), strict=True):
+        _, freedom = seed_variances(board.scores)
+        tails = np.sqrt(freedom / generator.chisquare(freedom, size=(board.draws, 1)))
+        for shift, table in zip(shifts, tables, strict=True):
             by_seed = table.mean(axis=2)
-            off = (by_seed - by_seed.mean(axis=1, keepdims=True)) / np.sqrt(seeds * (seeds - 1))
-            shift += np.einsum("drs,rs->dr", multipliers, off)
+            off = by_seed - by_seed.mean(axis=1, keepdims=True)
+            squares = (off**2).sum(axis=1)
+            wanted = np.divide(
+                seed_variances(table)[0], squares, out=np.zeros_like(squares), where=squares > 0
+            )
+            shift += np.einsum("drs,rs->dr", multipliers, off * np.sqrt(wanted)[:, None]) * tails
     return drawn[0] + shifts[0], drawn[1] + shifts[1]
 
 

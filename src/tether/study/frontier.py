@@ -60,8 +60,9 @@ def laws(board: Board) -> list[Law]:
         rows = board.rows(lambda setting, arm=arm: setting.arm == arm)
         gains, kl = board.gains[rows], board.kl[rows]
         errors = gains.std(axis=2, ddof=1).ravel() / np.sqrt(board.n)
+        table = gains.reshape(-1, board.n)
         try:
-            law = fit_frontier(kl.mean(axis=2).ravel(), gains.mean(axis=2).ravel(), errors)
+            law = fit_frontier(kl.mean(axis=2).ravel(), table.mean(axis=1), errors, by_prompt=table)
         except DataError:
             continue
         found.append(
@@ -75,6 +76,7 @@ def laws(board: Board) -> list[Law]:
                 residual_sd=law.residual_sd,
                 n=law.n,
                 covariance=law.covariance,
+                freedom=law.freedom,
             )
         )
     return found

@@ -6,7 +6,7 @@ all sides had the same rows, order and number of updates.
 
 from tether.records.findings import Answer, Comparison, Setting
 from tether.reports.tables import number
-from tether.study.arms import Side, compare
+from tether.study.arms import Side, compare, few_tried
 from tether.study.board import Board
 from tether.study.words import interval_text, seeds_text
 
@@ -42,7 +42,7 @@ def reference_needed(board: Board, *, alpha: float, seed: int = 0) -> tuple[Answ
         "supported": f"Yes, on this model and data: between {sides} the gain of the reference is {gap}.",
         "contradicted": f"No: the best without a reference is better; {sides} differ by {gap}.",
     }.get(head.verdict, f"Not distinguishable: {sides} differ by {gap}.")
-    notes = [*_tried(board, pairs), *_seeds(board), *_cost(board, head)]
+    notes = [*few_tried(pairs), *_seeds(board), *_cost(board, head)]
     answer = Answer(
         question="reference needed",
         claim=CLAIM,
@@ -60,13 +60,6 @@ def _without(setting: Setting) -> bool:
     return setting.reference == "none"
 
 
-def _tried(board: Board, pairs: list[tuple[Side, Side]]) -> list[str]:
-    few = [side.name for side in {s.name: s for pair in pairs for s in pair}.values() if len(side.rows) < 3]
-    return (
-        [f"Fewer than three strengths tried: {', '.join(few)}; their best may lie elsewhere."] if few else []
-    )
-
-
 def _seeds(board: Board) -> list[str]:
     if board.several_seeds:
         return []
@@ -74,5 +67,9 @@ def _seeds(board: Board) -> list[str]:
 
 
 def _cost(board: Board, head: Comparison) -> list[str]:
+    arms = {setting.name: setting.arm for setting in board.settings}
+    other = arms[head.second_setting]
     parts = [f"at {number(point.kl, 1)} nats {interval_text(point.difference)}" for point in head.equal_kl]
-    return [f"At equal KL the reference gains {'; '.join(parts)}."] if parts else []
+    if not parts:
+        return [f"DPO and {other} reach no KL in common: they are not compared at equal KL."]
+    return [f"At equal KL the reference gains beside {other}: {'; '.join(parts)}."]

@@ -1,9 +1,9 @@
 """How tight? The settings not distinguishable from the best, and the tightest that is good enough.
 
 The rule, fixed before any data: leave out settings with a degeneration flag; take the model confidence set of
-the rest together with the start model; if the start model is in it, recommend none; else recommend the
-largest beta in the set whose gain is within one standard error of the best gain and distinguishable from 0.
-It sees the judge's scores only.
+the rest together with the start model; if the start model is in it, recommend none; else recommend, of those
+in the set whose gain is distinguishable from 0, the largest beta within one standard error of their best
+gain. It sees the judge's scores only.
 """
 
 import math
@@ -16,12 +16,13 @@ from tether.analysis.selection import (
     ConfidenceSet,
     Differences,
     model_confidence_set,
+    seed_variances,
     simultaneous_differences,
     tightest_within_one_se,
 )
 from tether.records.findings import Answer, DialCost, Estimate, Regret, Setting, Tight
 from tether.reports.tables import brief, count, with_error
-from tether.study.board import POWER, Array, Board, Dialled, Index, levels, standard_error, tightness
+from tether.study.board import POWER, Array, Board, Dialled, Index, standard_error, tightness
 from tether.study.words import among, interval_text, models, named, seeds_text
 
 CLAIM = "Training at a strength tried here makes the model better than the start model."
@@ -39,6 +40,8 @@ class _Picked:
     against_start: Differences
     """Of rows[1:] less the start."""
     chosen: int | None
+    sure: int | None
+    """The best of those in the set whose own gain is distinguishable from 0."""
 
     @property
     def looking(self) -> int:
@@ -79,11 +82,12 @@ def _pick(board: Board, rows: list[int], alpha: float, seed: int) -> _Picked:
         gains, places, [0] * len(places), level=1 - alpha, draws=board.draws, seed=seed
     )
     if 0 in found.members:
-        return _Picked(rows, found, against, None)
+        return _Picked(rows, found, against, None, None)
     order = tightness([board.setting(row) for row in rows[1:]])
     good = {place for place in found.members if against.low[place - 1] > 0}
     chosen = tightest_within_one_se(found, [0.0, *order], good) if good else None
-    return _Picked(rows, found, against, chosen)
+    sure = max(good, key=lambda place: found.means[place], default=None)
+    return _Picked(rows, found, against, chosen, sure)
 
 
 def _estimate(board: Board, picked: _Picked, place: int) -> Estimate:
@@ -142,8 +146,10 @@ def _recommendation(
     subject = f"Use {name}" if board.several_seeds else f"{board.words.take} {name}"
     if chosen == picked.looking:
         best = "It looks best, and no tighter one is within one standard error of it."
-    else:
+    elif picked.sure == picked.looking:
         best = f"It is the tightest within one standard error of {looking}, which looks best."
+    else:
+        best = f"{named(looking, capital=True)} looks best, but its own gain is not distinguishable from 0."
     return f"{subject}: it gains {interval_text(estimate)} for {kl} nats of KL. {best} {among(others, name)}"
 
 
@@ -218,9 +224,11 @@ def _needed(board: Board, picked: _Picked) -> int | None:
     if gain <= 0:
         return None
     reach = picked.found.critical + float(stats.norm.ppf(POWER))
-    lasting, by_prompt = levels(table)
+    error = float(picked.against_start.standard_errors[picked.looking - 1])
+    lasting = float(seed_variances(board.gains[picked.rows])[0][picked.looking])
     left = (gain / reach) ** 2 - lasting
-    return None if left <= 0 else math.ceil(min(by_prompt * board.n / left, 100 * MOST_PROMPTS))
+    by_prompt = (error**2 - lasting) * board.n
+    return None if left <= 0 else math.ceil(min(by_prompt / left, 100 * MOST_PROMPTS))
 
 
 def _visible(board: Board, picked: _Picked) -> float:

@@ -17,7 +17,7 @@ from tether.records.findings import (
     Setting,
     ShuffleControl,
 )
-from tether.study.arms import Side, compare
+from tether.study.arms import Side, compare, few_tried
 from tether.study.board import Array, Board
 from tether.study.needed import DPO, is_dpo
 from tether.study.words import interval_text, seeds_text
@@ -63,7 +63,7 @@ def which_reference(
         claim=CLAIM,
         verdict=head.verdict,
         sentence=sentence,
-        notes=tuple([*_seeds(board), *_copied(shuffled)]),
+        notes=tuple([*few_tried(pairs), *_seeds(board), *_copied(shuffled)]),
         n=board.n,
         seeds=len(board.seeds),
         interval=head.difference,
