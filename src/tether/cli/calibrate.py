@@ -10,6 +10,7 @@ from tether.cli.output import console, print_json, print_table, wrapped
 from tether.config.aliases import TRAIN_ALIASES
 from tether.config.parse import build
 from tether.config.train import TrainConfig
+from tether.errors import UsageError
 from tether.records.calibration import CALIBRATION
 from tether.reports.tables import decimals_for, number
 
@@ -52,7 +53,7 @@ def calibrate(
     try:
         found = api.calibrate_config(
             settings,
-            dials=[float(value) for value in dial.split(",") if value.strip()],
+            dials=_numbers(dial),
             judge=judge,
             evaluator=evaluator,
             prompts=prompts,
@@ -67,6 +68,13 @@ def calibrate(
     if not quiet:
         show(found, Path(settings.output_dir))
     return 0
+
+
+def _numbers(dial: str) -> list[float]:
+    try:
+        return [float(value) for value in dial.split(",") if value.strip()]
+    except ValueError as error:
+        raise UsageError(f"--dial: {dial!r}; give numbers with commas between them") from error
 
 
 def show(found: Any, folder: Path) -> None:

@@ -39,6 +39,10 @@ class Source:
         return self.model is other.model and self.context == other.context
 
 
+FURTHEST = 100
+"""A dial's largest value; the smallest is its opposite."""
+
+
 @dataclass(frozen=True)
 class Dial:
     """Decode-time realignment: next token ~ policy^value * reference^(1 - value), renormalised per token.
@@ -52,8 +56,8 @@ class Dial:
     reference: Source
 
     def __post_init__(self) -> None:
-        if not -100 <= self.value <= 100:
-            raise UsageError(f"dial: must be a number between -100 and 100, got {self.value}")
+        if not -FURTHEST <= self.value <= FURTHEST:
+            raise UsageError(f"dial: must be a number between {-FURTHEST} and {FURTHEST}, got {self.value}")
 
 
 class Stream:

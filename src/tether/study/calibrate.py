@@ -21,9 +21,11 @@ import numpy as np
 
 from tether.analysis.drift import Behaviour, degeneration, distinct, repetition
 from tether.analysis.stats import mean_interval
+from tether.config.launch import process_count
 from tether.config.train import HELD_OUT, TrainConfig
 from tether.errors import RunFolderError, UsageError
 from tether.generation.measure import MeasuredSample
+from tether.generation.streams import FURTHEST
 from tether.records.calibration import CALIBRATION, Calibration, DialPoint
 from tether.records.findings import Answer, Estimate, RuleFinding, ScorerChoice, Setting, Tight
 from tether.records.results import RunRecord, write_json
@@ -31,14 +33,13 @@ from tether.records.study import crossed_score
 from tether.study.board import Array, Board, Words
 from tether.study.crossed import HALVES, check_half, half_config
 from tether.study.dialler import Answers, Dialler, Judging, Samples, within
+from tether.study.price import LIMIT, cost_note, halves_in_wholes, looks_of
 from tether.study.rules import CROSS_FITTED
 from tether.study.tight import how_tight
 from tether.training.run import train
 from tether.training.track import Silent, Watcher
 
 DIALS = (0.25, 0.5, 1.0, 2.0, 4.0)
-LIMIT = 1.5
-"""Training, sampling and scoring may take this many training runs on all pairs."""
 HELD_OUT_SHARE = 0.1
 """Share of the prompts held out where nothing else is said, as in a study."""
 
@@ -59,13 +60,17 @@ def calibrate(
 
     Raises:
         UsageError: dials that are not positive and different, another reference than self, halves of an
-            objective other than DPO.
+            objective other than DPO, several processes.
         DataError: halves that do not fill one update.
         RunFolderError: the folder holds something else.
 
     """
     watcher = watcher or Silent()
     values = _checked(config, dials, halves)
+    if prompts is not None and prompts < 1:
+        raise UsageError(f"--prompts: {prompts}; give at least 1, or leave it out")
+    if process_count() > 1:
+        raise UsageError("calibrate samples and counts its price in one process; start it without torchrun")
     config = _holding_out(config)
     folder = Path(config.output_dir)
     _own(folder, halves)
@@ -74,11 +79,12 @@ def calibrate(
     pinned = records[0].config["model_name_or_path"]
     config = config.model_copy(update={"model_name_or_path": pinned})
     trained = sum(record.timing.get(name, 0.0) for record in records for name in ("reference", "training"))
-    whole = trained / _share(config, halves)
     began = time.perf_counter()
     homes = {name: folder / home / "model" for name, home in _homes(halves).items()}
     dialler = Dialler(config, homes, judging, watcher)
     rows, held_out = dialler.rows()
+    looks = [looks_of(folder / home) for home in _homes(halves).values()]
+    whole = trained / (halves_in_wholes(config, records, looks, dialler.tokens()) if halves else 1.0)
     left = LIMIT * whole - trained - (time.perf_counter() - began)
     parts = within(rows, left) if prompts is None else iter([rows[:prompts]])
     answers = dialler.answers(values, parts)
@@ -88,7 +94,7 @@ def calibrate(
     notes = list(found.pop("notes"))
     if not held_out:
         notes.append("no rows were held out: the prompts are those of training; set eval_fraction")
-    notes += _cost_note(cost, len(answers.start), prompts)
+    notes += cost_note(cost, len(answers.start), prompts)
     result = Calibration(
         model=config.model_name_or_path,
         data=(config.dataset_name,) if isinstance(config.dataset_name, str) else config.dataset_name,
@@ -131,17 +137,13 @@ def _train(config: TrainConfig, folder: Path, halves: bool, watcher: Watcher) ->
     return records
 
 
-def _share(config: TrainConfig, halves: bool) -> float:
-    """Return how many training runs on all pairs were trained; above 1 where an odd update was rounded up."""
-    if not halves or config.max_steps <= 0:
-        return 1.0
-    return 2 * half_config(config, HALVES[0], Path()).max_steps / config.max_steps
-
-
 def _checked(config: TrainConfig, dials: Sequence[float], halves: bool) -> list[float]:
     values = sorted(float(d) for d in dials)
-    if not values or values[0] <= 0 or len(set(values)) != len(values):
-        raise UsageError(f"--dial: {list(dials)}; give different values above 0; 1 is the trained model")
+    if not values or len(set(values)) != len(values) or not all(0 < value <= FURTHEST for value in values):
+        raise UsageError(
+            f"--dial: {list(dials)}; give different values above 0 and at most {FURTHEST}; 1 is the "
+            "trained model"
+        )
     if config.reference != "self":
         raise UsageError(
             f"reference {config.reference}: a dial turns between the model and what it started from; "
@@ -189,8 +191,11 @@ def _found(
     gains: Mapping[str, Estimate] = {}
     if judging is not None:
         tight, lost = columns.tight(judging.name)
-        answer, gains = tight.answer, tight.gains
-        chosen = next((d for d in values if _name(d) == tight.recommended), None)
+        if tight is None:
+            answer = _undecided(len(answers.start), judging.name)
+        else:
+            answer, gains = tight.answer, tight.gains
+            chosen = next((d for d in values if _name(d) == tight.recommended), None)
         if lost:
             notes.append(f"{lost} of {len(answers.start)} prompts have no verdict at some dial: left out")
     crossed = columns.tight(crossed_score(config.beta))[0] if halves else None
@@ -216,14 +221,17 @@ def _found(
     }
 
 
-def _undecided(n: int) -> Answer:
+def _undecided(n: int, judge: str | None = None) -> Answer:
+    """Return that nothing is recommended: no judge, or one that gave too few verdicts."""
+    why = "no rule without one has been shown to choose well"
+    if judge is not None:
+        why = f"{judge} scored the answers to fewer than two prompts at every dial"
     return Answer(
         question="how tight",
         claim="A strength can be recommended.",
         verdict="needs a judge",
         sentence=(
-            "Needs a judge: no rule without one has been shown to choose well, so nothing is recommended. "
-            "The table says what each strength costs in KL."
+            f"Needs a judge: {why}, so nothing is recommended. The table says what each strength costs in KL."
         ),
         n=n,
         seeds=1,
@@ -282,13 +290,16 @@ class _Columns:
         """Return KL(dialled || start) at each prompt."""
         return self._mean(value, lambda sample: sample["kl_start"])
 
-    def tight(self, score: str) -> tuple[Tight, int]:
-        """Return how tight by one score, and how many prompts it did not score everywhere."""
+    def tight(self, score: str) -> tuple[Tight | None, int]:
+        """Return how tight by one score (None by fewer than two prompts), and how many it did not score."""
         start = np.array([sample["scores"][score] for sample in self.answers.start], dtype=np.float64)
         scores = [start, *(self._mean(d, lambda sample: sample["scores"][score]) for d in self.values)]
         known = np.atleast_1d(np.isfinite(np.stack(scores)).all(axis=0))
+        lost = int((~known).sum())
+        if known.sum() < 2:
+            return None, lost
         board = self._board([s[known] for s in scores], [self.kl(d)[known] for d in self.values])
-        return how_tight(board, board.settings[0].arm), int((~known).sum())
+        return how_tight(board, board.settings[0].arm), lost
 
     def _mean(self, value: float, read: Callable[[MeasuredSample], float]) -> Array:
         tables = [[read(sample) for sample in self.answers.dialled[name, value]] for name in self.names]
@@ -345,12 +356,3 @@ def _estimate(values: Array) -> Estimate:
     found = mean_interval(values)
     low, high, se = (float(v) if math.isfinite(v) else None for v in (found.low, found.high, found.se))
     return Estimate(estimate=found.estimate, low=low, high=high, se=se, n=found.n, level=found.level)
-
-
-def _cost_note(cost: float, asked: int, wanted: int | None) -> list[str]:
-    if wanted is not None or cost <= LIMIT:
-        return []
-    return [
-        f"training, sampling and scoring took {cost:.2f} training runs, more than {LIMIT:g}: fewer than "
-        f"{asked} prompts would tell too little; a longer training run makes it cheaper"
-    ]

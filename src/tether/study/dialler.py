@@ -7,6 +7,7 @@ allowed lasts: how many are answered depends on the clock, never on what was ans
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tether.study.crossed import implicit_rewards
 from tether.study.judged import NOISE, judged, with_scores
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
-from tether.training.prepare import prepare, read, task_of
+from tether.training.prepare import Prepared, prepare, read, task_of
 from tether.training.score import autocast_for, device_of, uses_bf16
 from tether.training.track import Watcher
 
@@ -76,13 +77,25 @@ class Dialler:
         self._stops = stop_ids(self._tokenizer, config.model_name_or_path)
         self._renderer = Renderer(self._tokenizer, self._stops)
 
+    @cached_property
+    def _prepared(self) -> Prepared:
+        task = task_of(self._config)
+        return prepare(self._config, read(self._config, None, None, task=task), self._renderer, task=task)
+
     def rows(self) -> tuple[list[Preference], bool]:
         """Return one row per prompt that may be answered, and whether they were held out of training."""
-        task = task_of(self._config)
-        prepared = prepare(self._config, read(self._config, None, None, task=task), self._renderer, task=task)
-        rows = prepared.held_out.rows or prepared.train.rows
-        distinct = {canonical_json(row.prompt): row for row in rows}
-        return list(distinct.values()), bool(prepared.held_out.rows)
+        held_out = self._prepared.held_out.rows
+        distinct = {canonical_json(row.prompt): row for row in held_out or self._prepared.train.rows}
+        return list(distinct.values()), bool(held_out)
+
+    def tokens(self) -> tuple[int, int]:
+        """Return the tokens of all rows to train on, and of those held out."""
+        parts = (self._prepared.train, self._prepared.held_out)
+        trained, held_out = (
+            sum(len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in part.groups)
+            for part in parts
+        )
+        return trained, held_out
 
     def answers(self, values: Sequence[float], parts: Iterator[Sequence[Preference]]) -> Answers:
         """Return the answers to all parts, scored by the judge and by the other half."""
