@@ -78,14 +78,17 @@ def best(arm: Mapping[Any, Mapping[int, Row]]) -> Any:
 
 
 def inverted_u(table: Table) -> Found:
-    """Both ends of the grid are worse than the best beta, which lies inside."""
+    """Both ends of the grid are worse than the best beta between them; as sure as the less sure end."""
     arm = table.arm("tight")
-    peak, low, high = best(arm), min(arm), max(arm)
+    low, high = min(arm), max(arm)
+    peak = best({beta: arm[beta] for beta in arm if beta not in (low, high)})
     words = f"best beta {peak:g}, ends {low:g} and {high:g}"
-    if peak in (low, high):
-        return Found("contradicted", seeds=len(arm[peak]), words=words)
+    if best(arm) != peak:
+        words = f"best inside {peak:g}, best of all {best(arm):g}, an end"
     ends = [judged(paired(arm[peak], arm[end]), words) for end in (low, high)]
-    return min(ends, key=lambda found: found.estimate or 0.0)
+    if any(found.verdict == "contradicted" for found in ends):
+        return next(found for found in ends if found.verdict == "contradicted")
+    return min(ends, key=lambda f: f.estimate or 0.0 if f.low is None else f.low)
 
 
 def _ends(table: Table) -> tuple[Mapping[int, Row], Mapping[int, Row]]:
@@ -94,7 +97,10 @@ def _ends(table: Table) -> tuple[Mapping[int, Row], Mapping[int, Row]]:
 
 
 def margin_copying(table: Table) -> Found:
-    """Half the gain of given labels is reached with shuffled ones, at the largest beta."""
+    """Half the gain of given labels is reached with shuffled ones, at the largest beta.
+
+    Where given labels gain nothing there is nothing to reach: half of a loss is no claim.
+    """
     given, mixed = (table.arm(s, reference="similar") for s in ("which", "shuffled"))
     beta, start = max(mixed), table.start()["reward"]
     seeds = sorted(given[beta].keys() & mixed[beta].keys())
@@ -104,7 +110,12 @@ def margin_copying(table: Table) -> Found:
     share = mean(mixed[beta][s]["reward"] - start for s in seeds) / mean(
         given[beta][s]["reward"] - start for s in seeds
     )
-    return judged(parts, f"shuffled labels give {share:.0%} of the gain at beta {beta:g}")
+    found = judged(parts, f"shuffled labels give {share:.0%} of the gain at beta {beta:g}")
+    gained = mean(given[beta][s]["reward"] - start for s in seeds)
+    if gained > 0:
+        return found
+    words = f"nothing gained with given labels at beta {beta:g}: {gained:+.2f}"
+    return Found("not distinguishable", seeds=len(seeds), words=words)
 
 
 def _beats(first: Mapping[Any, Mapping[int, Row]], second: Mapping[Any, Mapping[int, Row]]) -> Found:

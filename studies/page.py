@@ -38,7 +38,7 @@ def _claims(plan: Mapping[str, Any], there: Mapping[str, Table]) -> str:
     lines = [f"## {', '.join(there)}\n", f"{seeds} seed{'s' if seeds > 1 else ''} each.\n"]
     lines.append(f"| claim | {' | '.join(there)} |\n|---|{'---|' * len(there)}")
     for claim in plan["claims"]:
-        cells = [_told(claim["id"], table) for table in there.values()]
+        cells = [_told(claim["id"], table, seeds) for table in there.values()]
         lines.append(f"| {claim['says']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -73,7 +73,8 @@ def read_table(place: Path, studies: Collection[str]) -> Table | None:
     return Table(tuple(rows), tuple(chosen), tuple(optimum)) if rows else None
 
 
-def _told(claim: str, table: Table) -> str:
+def _told(claim: str, table: Table, seeds: int) -> str:
+    """Say what became of a claim, and on how many seeds where some are missing."""
     try:
         found = CLAIMS[claim](table)
     except (KeyError, ValueError, StopIteration, ZeroDivisionError):
@@ -82,7 +83,8 @@ def _told(claim: str, table: Table) -> str:
     if found.estimate is not None:
         ends = f" ({found.low:.2f} to {found.high:.2f})" if found.low is not None else ""
         number = f" {found.estimate:+.2f}{ends}"
-    return f"**{found.verdict}**{number}" + (f"; {found.words}" if found.words else "")
+    fewer = f"{found.seeds} of {seeds} seeds" if found.seeds < seeds else ""
+    return "; ".join(part for part in (f"**{found.verdict}**{number}", found.words, fewer) if part)
 
 
 def _curves(name: str, table: Table, pictures: Sequence[tuple[str, str]]) -> str:

@@ -66,7 +66,41 @@ def test_an_inside_best_is_an_inverted_u_and_an_end_is_not() -> None:
     found = inverted_u(inside)
     assert found.verdict == "supported" and found.estimate == pytest.approx(0.6)
     rising = Table(tuple(rows("tight", {1: [0.1, 0.2], 0.1: [0.3, 0.4], 0.01: [0.9, 1.0]})))
-    assert inverted_u(rising).verdict == "contradicted"
+    found = inverted_u(rising)
+    assert found.verdict == "contradicted" and found.estimate == pytest.approx(-0.6)
+
+
+def test_an_end_that_looks_best_by_luck_contradicts_nothing() -> None:
+    flat = Table(tuple(rows("tight", {1: [0.1, 0.5], 0.1: [0.3, 0.4], 0.01: [0.2, 0.6]})))
+    found = inverted_u(flat)
+    assert found.verdict == "not distinguishable" and "best of all 0.01, an end" in found.words
+    draws = np.random.default_rng(0).normal(size=(300, 6, 5))
+    grid = (3, 1, 0.3, 0.1, 0.03, 0.01)
+    verdicts = Counter(
+        inverted_u(Table(tuple(rows("tight", dict(zip(grid, d.tolist(), strict=True)))))).verdict
+        for d in draws
+    )
+    # 2.5 % each and three binomial standard errors of 300, for two ends: a third was contradicted before.
+    assert verdicts["supported"] <= 16 and verdicts["contradicted"] <= 31
+
+
+def test_an_inverted_u_is_as_sure_as_its_less_sure_end() -> None:
+    noisy = {1: [0.5, 0.5], 0.1: [1.0, 1.0], 0.01: [-9.0, 0.9]}  # further below, and known less
+    found = inverted_u(Table(tuple(rows("tight", noisy))))
+    assert found.verdict == "not distinguishable"
+
+
+def test_half_of_no_gain_is_not_reached_by_shuffled_labels() -> None:
+    given = rows("which", {3: [-0.4, -0.5]}, reference="similar")
+    mixed = rows("shuffled", {3: [-0.1, -0.1]}, reference="similar")[1:]
+    found = CLAIMS["margin-copying"](Table((*given, *mixed)))
+    assert found.verdict == "not distinguishable" and "nothing gained" in found.words
+
+
+def test_missing_seeds_are_said() -> None:
+    table = Table(tuple(rows("tight", {1: [0.1, 0.2], 0.1: [0.9, 1.0], 0.01: [0.3, 0.4]})))
+    assert _told("inverted-u", table, 5).endswith("; 2 of 5 seeds")
+    assert "seeds" not in _told("inverted-u", table, 2)
 
 
 def test_intervals_are_t_intervals_over_seeds() -> None:
@@ -81,7 +115,7 @@ def test_intervals_are_t_intervals_over_seeds() -> None:
 
 def test_what_was_not_run_is_said() -> None:
     table = Table(tuple(rows("tight", {1: [0.1, 0.2], 0.1: [0.9, 1.0]})))
-    assert _told("similar-helps", table) == "not run"
+    assert _told("similar-helps", table, 2) == "not run"
 
 
 def test_references_are_compared_with_self_at_the_same_betas() -> None:
