@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.cli.conftest import Printed
+from tests.cli.conftest import Call, Printed
 from tests.study.fixtures import Shape, make_study
 from tests.tiny import save_model, tiny_model
 from tests.training.conftest import rows
 from tether.cli.study import show
 from tether.cli.study_progress import StudyTerminal
+from tether.config.study import build_study, resolved
 from tether.records.findings import Findings, read_findings
 from tether.records.results import write_json
 from tether.records.study import StudyRecord, read_study
@@ -53,6 +54,52 @@ def test_a_study_from_flags_is_planned_run_added_to_and_shown(printed: Printed, 
     assert "eval.jsonl:2" in Path(page).read_text(encoding="utf-8")
     for quiet in (("report", out), ("example", out, "eval.jsonl:2")):
         assert printed("study", *quiet, "--quiet") == ""
+
+
+def test_a_folder_without_a_study_is_told_as_that(call: Call, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "study.yaml").write_text("")
+    for folder, why in ((empty, "study.yaml is empty"), (tmp_path / "new", "there is no study.yaml")):
+        for words, status in ((("--output-dir", folder), 2), (("add", folder, "--beta", "1"), 3)):
+            code, out, err = call("study", *words)
+            assert (code, out) == (status, "")
+            assert f"{folder}: no study here to go on with ({why}): start it with --model and --data" in err
+    code, _, err = call("study")
+    assert code == 2 and "give --model, --data and --output-dir" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_study_whose_options_file_is_lost_goes_on_from_its_record(call: Call, tmp_path: Path) -> None:
+    record = make_study(tmp_path, betas=(0.1,), seeds=(0,))
+    options = {"model": "nowhere", "data": ["rows.jsonl"], "beta": [0.1], "output_dir": str(tmp_path)}
+    kept = record.model_copy(update={"config": resolved(build_study(options))})
+    write_json(tmp_path / "study.json", kept)
+    (tmp_path / "study.yaml").write_text("")
+    code, _, err = call("study", "--output-dir", tmp_path, "--plan")
+    assert code == 3 and "tether: nowhere: " in err
+    code, _, err = call("study", "add", tmp_path, "--beta", "x")
+    assert code == 2 and "add: has beta 'x': input should be a valid number" in err
+    code, _, err = call("study", "add", tmp_path)
+    assert code == 2 and "name what to add" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("study.json", '{"schema', "damaged, not whole as JSON: EOF while parsing a string"),
+        ("shared/prompts.jsonl", '{"row_id"\n', "damaged, line 1 is not JSON"),
+        ("shared/vocabulary.json", "[", "damaged, no JSON object of token texts by id"),
+        ("shared/vocabulary.json", "[]", "damaged, no JSON object of token texts by id"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(
+    call: Call, tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    make_study(tmp_path, betas=(0.1,), seeds=(0,))
+    (tmp_path / name).write_text(text)
+    code, out, err = call("study", "report", tmp_path)
+    assert (code, out) == (3, "") and f"{tmp_path / name}: {said}" in err and "pydantic" not in err
 
 
 @pytest.fixture

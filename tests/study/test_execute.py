@@ -15,12 +15,14 @@ from tests.tiny import tiny_model
 from tether.api import study_plan
 from tether.config.study import StudyConfig
 from tether.errors import GuardStop, Interrupted, RunFolderError, UsageError
+from tether.records.findings import read_findings
 from tether.records.results import file_digest, read_run
 from tether.records.study import cell_folder, measures, read_study
 from tether.study import cell as cell_module
 from tether.study.bench import Bench
 from tether.study.grid import cells
 from tether.study.plan import plan_study
+from tether.study.report import write_study_report
 from tether.study.tables import HeldOut, Samples, Tokens, read_table
 from tether.training.run import train
 
@@ -173,6 +175,60 @@ def test_another_study_in_the_folder_is_refused_and_added_cells_are_not(
     record = run_here(make_study(beta=[0.1], add=[{"beta": [0.05]}]), told)
     assert [c.factors.beta for c in record.cells] == [0.1, 0.05]
     assert [e["cell"] for e in told.events if e["event"] == "begin"] == [record.cells[1].cell_id]
+
+
+def test_cells_that_were_added_stay_whatever_the_study_is_run_from_again(make_study: Make) -> None:
+    run_here(make_study(beta=[0.1]))
+    run_here(make_study(beta=[0.1], add=[{"beta": ["0.05"]}]))
+    again = run_here(make_study(beta=[0.1]))
+    assert [c.factors.beta for c in again.cells] == [0.1, 0.05]
+    more = run_here(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
+    assert [c.factors.beta for c in more.cells] == [0.1, 0.05, 0.2]
+    assert more.config["add"] == [{"beta": [0.05]}, {"beta": [0.2]}]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("held_out", HeldOut), ("tokens", Tokens), ("samples", Samples)])
+def test_a_table_that_is_gone_is_measured_again_as_the_refusal_says(
+    make_study: Make, name: str, kind: type[HeldOut | Tokens | Samples]
+) -> None:
+    config = make_study(beta=[0.1])
+    record = run_here(config)
+    folder = Path(config.output_dir)
+    cell, start = cell_folder(folder, record.cells[0].cell_id) / "measures", folder / "shared" / "start"
+    for home in (cell, start):
+        path = home / f"{name}.parquet"
+        whole = read_table(kind, path)
+        path.unlink()
+        if home == cell:
+            write_study_report(folder)
+            assert "its measures are gone; run the study again" in read_findings(folder).notices[0]
+        else:
+            with pytest.raises(
+                RunFolderError, match="start model is not measured yet; run tether study again"
+            ):
+                write_study_report(folder)
+        assert run_here(config).cells[0].state == "finished"
+        for column, values in vars(whole).items():
+            np.testing.assert_equal(getattr(read_table(kind, path), column), values)
+    write_study_report(folder)
+    assert not any("gone" in notice for notice in read_findings(folder).notices)
+
+
+def test_a_plan_refuses_what_the_run_would_refuse_and_leaves_it_untouched(
+    make_study: Make, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds 'thesis.txt' and no study"):
+        study_plan(make_study(output_dir=str(other)))
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+    for start in (run_here, study_plan):
+        with pytest.raises(RunFolderError, match=r"thesis.txt: (is no folder|cannot be made)"):
+            start(make_study(output_dir=str(other / "thesis.txt")))
+    run_here(make_study(beta=[0.1]))
+    with pytest.raises(RunFolderError, match=r"beta was \[0.1\], now \[0.2\]"):
+        study_plan(make_study(beta=[0.2]))
 
 
 def test_rows_or_a_model_that_changed_in_between_are_refused(make_study: Make, tmp_path: Path) -> None:

@@ -125,6 +125,20 @@ def test_a_resolved_study_is_the_same_study_again() -> None:
         ({"max_steps": 0}, "max_steps is 0"),
         ({"loss_type": ["sigmod"]}, "'sigmod' is not an objective; did you mean sigmoid"),
         ({"loss_type": ["apo_zero"], "reference": ["none"]}, "no cell is left to run: loss_type apo_zero"),
+        # One value of a list that nothing can have is a mistake, not a combination to leave out.
+        (
+            {"loss_type": ["sigmoid", "sigmod"]},
+            "loss_type: 'sigmod' is not an objective; did you mean sigmoid",
+        ),
+        ({"loss_type": ["sigmoid", "ipo+sigmod"]}, "loss_type: 'sigmod' is not an objective"),
+        ({"reference": ["self", "slef"]}, "reference: is 'slef'; use one of"),
+        ({"beta": [0.1, -1]}, "beta: is -1"),
+        ({"data_fraction": [1, 2]}, "data_fraction: input should be less than or equal to 1, got 2"),
+        ({"learning_rate": [1e-3, -1]}, "learning_rate: input should be greater than or equal to 0"),
+        ({"add": [{"beta": ["x"]}]}, "add: has beta 'x': input should be a valid number"),
+        ({"add": [{"beta": [-0.1]}]}, "beta: is -0.1; it must be above 0"),
+        ({"add": [{"labels": ["foo"]}]}, "add: has labels 'foo': input should be 'given' or 'shuffled'"),
+        ({"exclude": [{"seed": 0.5}]}, "exclude: has seed 0.5: input should be a valid integer"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_in_one_line(options: dict[str, Any], text: str) -> None:

@@ -49,8 +49,16 @@ def study_config(config: StudyConfig, *, watcher: StudyWatcher | None = None) ->
 
 
 def study_plan(config: StudyConfig) -> StudyPlan:
-    """Plan a study without running it; a few of its rows are timed."""
-    return plan_study(Bench(StudyFolder(config).config), timing=True)
+    """Plan a study without running it; a few of its rows are timed.
+
+    Raises:
+        RunFolderError: the folder holds something else, or a study of other options.
+
+    """
+    folder = StudyFolder(config)
+    folder.refuse_strangers()
+    folder.known()
+    return plan_study(Bench(folder.config), timing=True)
 
 
 def calibrate(

@@ -9,6 +9,7 @@ from tether.cli.options import help_lines, with_options
 from tether.cli.output import print_json, print_table
 from tether.config.parse import read_yaml
 from tether.config.study import FACTORS, STUDY_ALIASES, StudyConfig, StudyOptions, build_study, split_commas
+from tether.errors import RunFolderError, UsageError
 
 GROUPS = [
     "Grid", "Measured", "Study", "Model", "Data", "Objective", "LoRA", "Optimiser", "Speed", "Watching",
@@ -40,7 +41,9 @@ def study(
     Factors take lists with commas: --beta 1,0.3,0.1 --loss-type sigmoid,ipo --reference self,none --seed 0,1.
     Any other option of tether train is the same in every cell.
     """
-    values = read_yaml(config) if config is not None else _known(options)
+    values = read_yaml(config) if config is not None else _known(options.get("output_dir"))
+    if not values and not {"model_name_or_path", "dataset_name"} & set(options):
+        raise UsageError(_nothing_to_run(options.get("output_dir")))
     # Commas part the values of a factor; a path with a comma in it can stand in a YAML file.
     options = {k: ",".join(v) if isinstance(v, list) and k in COMMAS else v for k, v in options.items()}
     settings = build_study(values, options, source=str(config or "options"))
@@ -96,7 +99,11 @@ def add(
     """
     given = (loss_type, reference, beta, learning_rate, seed, data_fraction, labels)
     more = {k: split_commas(v) for k, v in zip(FACTORS, given, strict=True) if v is not None}
-    values = _known({"output_dir": str(folder)})
+    values = _known(folder)
+    if not values:
+        raise RunFolderError(_nothing_to_run(folder))
+    if not more:
+        raise UsageError("study add: name what to add, such as --beta 0.05 or --seed 3,4")
     settings = build_study({**values, "add": [*values.get("add", []), more]}, source=str(folder))
     return _run(settings, json=json, quiet=quiet)
 
@@ -184,10 +191,25 @@ def _run(settings: StudyConfig, *, json: bool, quiet: bool) -> int:
     return 0
 
 
-def _known(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the study in --output-dir, so that its folder alone is enough to go on."""
-    path = Path(str(options.get("output_dir", ""))) / "study.yaml"
-    return {**read_yaml(path), "output_dir": str(path.parent)} if path.is_file() else {}
+def _known(folder: object) -> dict[str, Any]:
+    """Return the options of the study in a folder, so that the folder alone is enough to go on."""
+    from tether.records.study import STUDY, read_study
+
+    home = Path(str(folder or ""))
+    path = home / "study.yaml"
+    values = read_yaml(path) if path.is_file() else {}
+    if not values and (home / STUDY).is_file():
+        values = read_study(home).config
+    return {**values, "output_dir": str(home)} if values else {}
+
+
+def _nothing_to_run(folder: object) -> str:
+    """Say why there is no study to go on with, and what to do."""
+    if not folder:
+        return "study: give --model, --data and --output-dir; --output-dir alone goes on with the study there"
+    path = Path(str(folder)) / "study.yaml"
+    why = f"{path.name} is empty" if path.is_file() else f"there is no {path.name}"
+    return f"{folder}: no study here to go on with ({why}): start it with --model and --data, or a YAML file"
 
 
 def show(record: Any, folder: Path, *, page: Path | None = None) -> None:

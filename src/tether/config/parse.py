@@ -2,12 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from tether.errors import UsageError
 
@@ -127,7 +128,7 @@ def build(
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        raise UsageError(_one_line(error, source)) from error
+        raise UsageError(one_line(error.errors(), source)) from error
 
 
 def _canonical(
@@ -148,9 +149,10 @@ def _canonical(
     return result
 
 
-def _one_line(error: ValidationError, source: str) -> str:
+def one_line(errors: Iterable[ErrorDetails], source: str) -> str:
+    """Return what pydantic found as one line that names each key and the value given."""
     parts: list[str] = []
-    for item in error.errors():
+    for item in errors:
         name = ".".join(str(part) for part in item["loc"]) or "config"
         text = item["msg"].removeprefix("Value error, ")
         given = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"

@@ -1,13 +1,22 @@
 """Every knob of `tether study` beside those of `tether train`: the grid, what is measured, how it is run."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from tether.config.aliases import TRAIN_ALIASES
-from tether.config.parse import build
+from tether.config.parse import build, one_line
 from tether.config.train import TrainConfig, knob
 from tether.errors import UsageError
 
@@ -104,13 +113,7 @@ class StudyConfig(BaseModel):
     @field_validator("exclude", "add")
     @classmethod
     def _of_factors(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        for entry in value:
-            unknown = sorted(set(entry) - set(FACTORS))
-            if unknown or not entry:
-                raise ValueError(
-                    f"has {unknown[0] if unknown else 'an empty entry'}; name {', '.join(FACTORS)}"
-                )
-        return tuple({key: as_list(entry[key]) for key in FACTORS if key in entry} for entry in value)
+        return of_factors(value)
 
     @field_validator("cross_fit")
     @classmethod
@@ -132,6 +135,36 @@ class StudyConfig(BaseModel):
 def as_list(value: Any) -> list[Any]:
     """Return one value or many as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+_VALUES: Mapping[str, TypeAdapter[tuple[Any, ...]]] = {
+    name: TypeAdapter(StudyConfig.model_fields[name].annotation) for name in FACTORS
+}
+
+
+def of_factors(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Return grids as {factor: list of values}, in the order and of the types of the factors.
+
+    Raises:
+        ValueError: an entry is empty, names what is no factor, or has a value that cannot be one.
+
+    """
+    found: list[dict[str, Any]] = []
+    for entry in entries:
+        unknown = sorted(set(entry) - set(FACTORS))
+        if unknown or not entry:
+            raise ValueError(f"has {unknown[0] if unknown else 'an empty entry'}; name {', '.join(FACTORS)}")
+        found.append({key: _typed(key, as_list(entry[key])) for key in FACTORS if key in entry})
+    return tuple(found)
+
+
+def _typed(key: str, values: list[Any]) -> list[Any]:
+    try:
+        return list(_VALUES[key].validate_python(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        text = first["msg"][:1].lower() + first["msg"][1:]
+        raise ValueError(f"has {key} {first['input']!r}: {text}") from error
 
 
 SHARED_KEYS = frozenset({*FACTORS, "output_dir", "evaluators"})
@@ -167,6 +200,7 @@ def build_study(
     fixed = {key: value for key, value in merged.items() if key in TRAIN_KEYS}
     config = build(StudyConfig, {**own, "fixed": fixed}, source=source)
     _check_fixed(config, source)
+    _check_factors(config, source)
     return config
 
 
@@ -207,6 +241,21 @@ def _preset(values: dict[str, Any], source: str) -> dict[str, Any]:
 def _check_fixed(config: StudyConfig, source: str) -> None:
     """Build one cell's config, so that a wrong fixed key is told before anything runs."""
     build(TrainConfig, {**config.fixed, "output_dir": config.output_dir}, source=source)
+
+
+def _check_factors(config: StudyConfig, source: str) -> None:
+    """Refuse a value that no cell could have; what cannot be beside another value is left out later."""
+    fixed = {**config.fixed, "output_dir": config.output_dir}
+    for name in FACTORS:
+        added = [value for entry in config.add for value in entry.get(name, ())]
+        for value in (*getattr(config, name), *added):
+            given = value.split("+") if name == "loss_type" else value
+            try:
+                TrainConfig.model_validate({**fixed, name: given})
+            except ValidationError as error:
+                own = [item for item in error.errors() if item["loc"][:1] == (name,)]
+                if own:
+                    raise UsageError(one_line(own, source)) from error
 
 
 def resolved(config: StudyConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tether.errors import RunFolderError
 from tether.records.rows import Content
@@ -172,14 +172,19 @@ def read_document(kind: type[Kind], path: Path, absent: str) -> Kind:
     """Read a record that is one JSON document.
 
     Raises:
-        RunFolderError: there is none, which `absent` says, or another version of tether wrote it.
+        RunFolderError: there is none, which `absent` says, it is damaged, or another version of tether wrote
+            it.
 
     """
     if not path.is_file():
         raise RunFolderError(absent)
     try:
         return kind.model_validate_json(path.read_bytes())
-    except ValueError as error:
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            said = first["msg"].removeprefix("Invalid JSON: ")
+            raise RunFolderError(f"{path}: damaged, not whole as JSON: {said}") from error
         line = " ".join(str(error).split())
         raise RunFolderError(f"{path}: not readable by this version of tether: {line}") from error
 
@@ -202,13 +207,23 @@ def answer_files(run: Path) -> dict[int, Path]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; a last line cut by a crash is left out."""
+    """Yield the objects of a JSONL file; a last line cut by a crash is left out.
+
+    Raises:
+        RunFolderError: a line is not JSON.
+
+    """
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="surrogatepass") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield json.loads(line)
+        for number, line in enumerate(stream, 1):
+            if not line.endswith("\n"):
+                continue
+            try:
+                document = json.loads(line)
+            except ValueError as error:
+                raise RunFolderError(f"{path}: damaged, line {number} is not JSON: {error}") from error
+            yield document
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any] | BaseModel]) -> None:

@@ -18,6 +18,8 @@ from tether.records.results import SCHEMA, Kind, Record, read_document
 CellState = Literal["planned", "running", "finished", "failed", "interrupted"]
 
 STUDY, CELL, SUMMARY = "study.json", "cell.json", "summary.json"
+MEASURED = ("held_out.parquet", "tokens.parquet", "samples.parquet")
+"""Tables of a measured model, beside its summary."""
 CELLS, SHARED, MEASURES = "cells", "shared", "measures"
 SCORERS, CROSSED = "scorers", "crossed.parquet"
 CROSS_FIT = "cross-fit"
@@ -200,6 +202,10 @@ def crossed_score(beta: float) -> str:
 
 
 def measures(folder: Path) -> CellMeasures | None:
-    """Return what was measured in a cell folder (or `shared/start`), or None where it was not yet."""
-    path = folder / MEASURES / SUMMARY if (folder / MEASURES).is_dir() else folder / SUMMARY
-    return read_record(CellMeasures, path) if path.is_file() else None
+    """Return what was measured in a cell folder (or `shared/start`), or None where it was not yet.
+
+    Where one of the tables is gone, it is to be measured again.
+    """
+    home = folder / MEASURES if (folder / MEASURES).is_dir() else folder
+    whole = all((home / name).is_file() for name in (SUMMARY, *MEASURED))
+    return read_record(CellMeasures, home / SUMMARY) if whole else None

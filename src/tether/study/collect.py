@@ -101,7 +101,10 @@ class Study:
         path = self.folder / SHARED / "vocabulary.json"
         if not path.is_file():
             return {}
-        return {int(key): str(value) for key, value in json.loads(path.read_bytes()).items()}
+        try:
+            return {int(key): str(value) for key, value in json.loads(path.read_bytes()).items()}
+        except (ValueError, AttributeError) as error:
+            raise RunFolderError(f"{path}: damaged, no JSON object of token texts by id: {error}") from error
 
     @property
     def scorers(self) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ import yaml
 
 from tether import __version__
 from tether.config.hub import Pins
-from tether.config.study import StudyConfig, resolved
+from tether.config.study import StudyConfig, of_factors, resolved
 from tether.errors import Interrupted, RefusedInput, RunFolderError, TetherError, UsageError
 from tether.records.results import read_lines, write_json, write_text
 from tether.records.study import (
@@ -42,7 +42,9 @@ from tether.training.signals import stop_requests
 FREE_TO_CHANGE = frozenset(
     {"output_dir", "workers", "threads", "keep_checkpoints", "add", "dial", "dial_cells", "ches", "cross_fit"}
 )
-"""Keys that may differ when a study goes on; `add` is changed by `tether study add` alone."""
+"""Keys that may differ when a study goes on; grids that were added stay, new ones join them."""
+OWN = frozenset({".lock", "study.yaml", "study.yaml.tmp", "study.json.tmp", CELLS, SHARED})
+"""What a study that was stopped early may have left."""
 
 
 class StudyWatcher(Protocol):
@@ -136,6 +138,11 @@ def known_names(folder: Path) -> dict[str, str]:
     return read_study(folder).hub if (folder / STUDY).is_file() else {}
 
 
+def known_additions(folder: Path) -> list[dict[str, Any]]:
+    """Return the grids added to the study in this folder so far."""
+    return list(read_study(folder).config.get("add", ())) if (folder / STUDY).is_file() else []
+
+
 def many(number: int, word: str) -> str:
     """Return `1 cell` or `3 cells`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
@@ -147,7 +154,11 @@ class StudyFolder:
     def __init__(self, config: StudyConfig) -> None:
         self.path = Path(config.output_dir)
         pins = Pins(known_names(self.path))
-        self.config = pinned_study(config, pins)
+        pinned = pinned_study(config, pins)
+        # Cells that were added stay, whichever file the study is run from again.
+        added_before = of_factors(known_additions(self.path))
+        later = tuple(entry for entry in pinned.add if entry not in added_before)
+        self.config = pinned.model_copy(update={"add": (*added_before, *later)})
         self.hub = pins.made
         self.cells, self.skipped = cells(self.config)
 
@@ -159,19 +170,34 @@ class StudyFolder:
             RunFolderError: another one runs it, or the folder holds something else.
 
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        own = {".lock", "study.yaml", CELLS, SHARED}
-        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in own)
-        if strangers and not (self.path / STUDY).is_file():
-            raise RunFolderError(
-                f"{self.path}: holds {strangers[0]!r} and no study; choose another --output-dir"
-            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: cannot be made: {error.strerror}") from error
+        self.refuse_strangers()
         with (self.path / ".lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RunFolderError(f"{self.path}: another process runs this study; wait for it") from error
             yield
+
+    def refuse_strangers(self) -> None:
+        """Refuse a folder of something else.
+
+        Raises:
+            RunFolderError: it holds other files and no study, or is no folder.
+
+        """
+        if not self.path.exists() or (self.path / STUDY).is_file():
+            return
+        if not self.path.is_dir():
+            raise RunFolderError(f"{self.path}: is no folder; choose another --output-dir")
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in OWN)
+        if strangers:
+            raise RunFolderError(
+                f"{self.path}: holds {strangers[0]!r} and no study; choose another --output-dir"
+            )
 
     def known(self) -> StudyRecord | None:
         """Return the study the folder holds, if any.

@@ -13,7 +13,7 @@ import numpy as np
 from tether.generation.measure import measure_dials
 from tether.policies.logprobs import summed_hidden
 from tether.records.results import write_json
-from tether.records.study import CROSS_FIT, SHARED, SUMMARY
+from tether.records.study import CROSS_FIT, SHARED, SUMMARY, measures
 from tether.study.bench import START, Bench
 from tether.study.crossed import cross_fit, crossed_missing
 from tether.study.grid import Cell
@@ -49,12 +49,13 @@ def dial_cells(bench: Bench) -> tuple[str, ...]:
 def complete(bench: Bench) -> set[str]:
     """Return the cells that are measured, with everything asked of them on demand."""
     first = next(iter(bench.cells))
+    start_missing = measures(bench.folder / SHARED / START) is None
     return {
         name
         for name in bench.finished()
         if not list(_dials_missing(bench, name))
         and not crossed_missing(bench, name)
-        and not ((_ches_missing(bench) or optimum_missing(bench)) and name == first)
+        and not ((start_missing or _ches_missing(bench) or optimum_missing(bench)) and name == first)
     }
 
 
@@ -65,6 +66,7 @@ def measure_extras(bench: Bench, cell: Cell, watcher: Watcher, seconds: dict[str
         Interrupted: a signal stopped it while it trained a half; its state is saved.
 
     """
+    bench.start_measures()
     if optimum_missing(bench):
         with bench.shared.lock(START, "optimum"):
             if optimum_missing(bench):

@@ -319,6 +319,10 @@ def _notices(study: Study, known: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"{cell.cell_id} failed after {cell.attempts} attempts: {cell.error or 'no reason kept'}."
             )
+    there = {cell.record.cell_id for cell in study.cells}
+    for cell in study.record.cells:
+        if cell.state == "finished" and cell.cell_id not in there:
+            found.append(f"{cell.cell_id}: its measures are gone; run the study again to measure it anew.")
     for left in study.record.skipped:
         found.append(f"Left out: {', '.join(f'{k} {v}' for k, v in left.items())}.")
     for finding in known.get("data", {}).get("findings", ()):

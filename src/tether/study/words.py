@@ -29,8 +29,8 @@ def among(others: Sequence[str], name: str) -> str:
 
 
 def named(name: str, *, capital: bool = False) -> str:
-    """Return a name at the start of a sentence."""
-    return name[:1].upper() + name[1:] if capital else name
+    """Return a name at the start of a sentence; a capital beta would read as the letter B."""
+    return name[:1].upper() + name[1:] if capital and not name.startswith("β") else name
 
 
 def models(number_of: int) -> str:
