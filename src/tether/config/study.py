@@ -137,9 +137,8 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-_VALUES: Mapping[str, TypeAdapter[tuple[Any, ...]]] = {
-    name: TypeAdapter(StudyConfig.model_fields[name].annotation) for name in FACTORS
-}
+_ANNOTATED: Mapping[str, Any] = {name: StudyConfig.model_fields[name].annotation for name in FACTORS}
+_VALUES: Mapping[str, TypeAdapter[Any]] = {name: TypeAdapter(_ANNOTATED[name]) for name in FACTORS}
 
 
 def of_factors(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
