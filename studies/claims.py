@@ -88,7 +88,7 @@ def inverted_u(table: Table) -> Found:
     ends = [judged(paired(arm[peak], arm[end]), words) for end in (low, high)]
     if any(found.verdict == "contradicted" for found in ends):
         return next(found for found in ends if found.verdict == "contradicted")
-    return min(ends, key=lambda f: f.estimate or 0.0 if f.low is None else f.low)
+    return min(ends, key=lambda found: found.low if found.low is not None else found.estimate or 0.0)
 
 
 def _ends(table: Table) -> tuple[Mapping[int, Row], Mapping[int, Row]]:

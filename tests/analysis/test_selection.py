@@ -72,6 +72,13 @@ def test_a_constant_shortfall_is_certain() -> None:
     assert model_confidence_set([row, row - 1]).members == (0,)
 
 
+def test_a_constant_shortfall_does_not_widen_the_other_intervals() -> None:
+    scores = np.random.default_rng(0).normal(size=(3, 100)) + 0.3
+    with_constant = np.concatenate([scores, scores[2:] - 0.1])  # rounding leaves a standard error of 1e-17
+    found = simultaneous_differences(with_constant, [0, 2], [1, 3])
+    assert found.critical < 2.3 and found.standard_errors[1] == 0.0
+
+
 def test_the_one_standard_error_rule_takes_the_tightest_good_cell() -> None:
     generator = np.random.default_rng(0)
     scores = np.array([[0.0], [0.95], [1.0], [0.2]]) + generator.normal(size=(1, 100))

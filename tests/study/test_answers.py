@@ -11,7 +11,7 @@ from tether.study import needed, rules, which
 from tether.study.arms import Side, compare, equal_kl
 from tether.study.board import Board, Dialled, Words
 from tether.study.more_pairs import pairs_note
-from tether.study.tight import how_tight, regret_of
+from tether.study.tight import dial_cost, how_tight, regret_of
 
 ALIKE = {"DPO": [0.0] * 4, "posterior": [0.0] * 4, "DPO, reference model:strong": [0.0] * 4}
 QUESTIONS = 3
@@ -302,6 +302,21 @@ def test_the_dial_is_compared_at_the_kl_of_the_recommended_model() -> None:
     assert short is None  # the dial was never turned so far
 
 
+def test_the_interval_of_the_dials_cost_holds_for_new_seeds() -> None:
+    hits = []
+    for draw in range(100):
+        study = board({"DPO": [0.2, 4.0, 0.9, 0.3]}, seeds=3, seed_sd=0.4, noise_sd=0.3, draw=draw)
+        model = study.scores[0, 0] + 0.4 * np.random.default_rng([draw, 1]).normal()
+        dialled = tuple(
+            Dialled("cell", study.settings[0], dial, model + gain, np.full(study.n, kl))
+            for dial, gain, kl in ((1.0, 3.0, 1.0), (4.0, 5.0, 3.0))
+        )
+        cost = dial_cost(study, dialled, 2, seed=draw)  # 4 at 2 nats, as the model of row 2 on average
+        assert cost is not None and cost.difference.low is not None and cost.difference.high is not None
+        hits.append(cost.difference.low <= 0.0 <= cost.difference.high)
+    assert np.mean(hits) >= 0.885  # 95 % less three standard errors of 100
+
+
 def test_how_the_gain_grew_with_the_pairs_says_about_how_many_more() -> None:
     study = board({"DPO": [0.0, 0.1, 0.0, 0.0]}, noise_sd=1e-9, prompt_sd=1e-9)
     quarter = tuple(replace_setting(s, 0.25) for s in study.settings)
@@ -319,6 +334,10 @@ def test_how_the_gain_grew_with_the_pairs_says_about_how_many_more() -> None:
     note = pairs_note(both, tight)  # gain 0.04 at a quarter, 0.1 at all: 0.06 / ln 4 per e-fold
     assert "0.04 with 25 %, 0.1 with 100 %" in note and "about 3 times as many pairs" in note
     assert pairs_note(study, tight) == ""
+    assert "cannot be told from none" not in note
+    noise = np.random.default_rng(0).normal(size=both.scores.shape)
+    unsure = replace(both, scores=both.scores + 2.0 * (noise - noise.mean(axis=2, keepdims=True)))
+    assert pairs_note(unsure, tight).endswith("; but that growth cannot be told from none.")
 
 
 def replace_setting(s: Setting, fraction: float) -> Setting:
@@ -347,6 +366,14 @@ def test_which_reference_and_the_label_shuffle_control() -> None:
     assert len(controls) == 1 and controls[0].difference.estimate == pytest.approx(0.5)
     gain = float(more.gains[5].mean())
     assert controls[0].share == pytest.approx((gain - 0.5) / gain)
+    assert controls[0].shuffled.estimate == pytest.approx(gain - 0.5)
+    copied = which.which_reference(study, controls, alpha=0.05)[0].notes[-1]
+    assert "that part is not learnt from the preferences" in copied
+    nothing = more.scores.copy()
+    nothing[-1] -= gain - 0.55  # a twentieth above the start model, far within its error
+    controls = which.shuffle_controls(replace(more, scores=nothing), alpha=0.05)
+    told = which.which_reference(study, controls, alpha=0.05)[0].notes[-1]
+    assert controls[0].shuffled_gain > 0 and told.endswith("no gain that can be told from nothing.")
 
 
 def test_no_judge_free_rule_is_the_products_before_it_is_proven() -> None:

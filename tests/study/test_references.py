@@ -85,6 +85,17 @@ def test_numbers_are_the_models_own(place: Path) -> None:
     assert other.kl_model_reference.estimate > 0 < other.kl_reference_model.estimate
 
 
+def test_pairs_of_one_prompt_are_one_in_every_interval(place: Path, tmp_path: Path) -> None:
+    found = api.compare_references(
+        place / "base", place / "rows.jsonl", [f"model:{place / 'other'}"], prompts=0
+    )
+    (fact,) = found.references
+    assert fact.pairs == len(ROWS) == 24
+    for estimate in (fact.log_ratio_chosen, fact.log_ratio_rejected, fact.log_prob_per_token):
+        assert estimate is not None and estimate.n == 8
+    assert fact.against_label is not None and fact.against_label.n == 8
+
+
 def test_a_reference_of_another_tokenizer_has_scores_of_texts_and_no_kl(place: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "foreign", tiny_model("llama", vocab_size=300, seed=7))
     found = api.compare_references(

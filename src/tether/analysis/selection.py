@@ -15,6 +15,8 @@ from tether.errors import DataError, UsageError
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+ROUNDING = 1e-13
+"""Standard errors of differences, in units of the largest score, that rounding alone can make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ def _noise(values: Array, first: Index, second: Index, draws: int, seed: int) ->
         shifts = shifts + generator.standard_normal(shifts.shape) * np.sqrt(lasting) * tails
     from_prompts, _, _ = _parts(values[first] - values[second])
     se = np.sqrt(from_prompts + lasting[first] + lasting[second])
+    se[se <= ROUNDING * np.abs(values).max()] = 0.0  # a constant difference, to rounding
     moved = shifts[:, first] - shifts[:, second]
     return se, np.divide(moved, se, out=np.zeros_like(moved), where=se > 0)
 

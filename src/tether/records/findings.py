@@ -166,6 +166,9 @@ class ShuffleControl(Record):
     shuffled_gain: float
     share: float | None = None
     difference: Estimate
+    """Gain on given labels less gain on shuffled ones."""
+    shuffled: Estimate
+    """The latter over the start model; all these intervals hold together."""
 
 
 class ReferenceDistance(Record):

@@ -141,7 +141,13 @@ def equal_kl_table(found: Sequence[Comparison]) -> Table | None:
 def shuffled_table(findings: Findings) -> Table | None:
     """Return the label-shuffle control."""
     rows = tuple(
-        (c.setting, number(c.gain, 2), number(c.shuffled_gain, 2), percent(c.share), range_text(c.difference))
+        (
+            c.setting,
+            number(c.gain, 2),
+            f"{plain_text(c.shuffled)} ({range_text(c.shuffled)})",
+            percent(c.share),
+            f"{plain_text(c.difference)} ({range_text(c.difference)})",
+        )
         for c in findings.shuffled
     )
     columns = ("setting", "gain", "gain on shuffled labels", "share", "difference")

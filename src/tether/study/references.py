@@ -95,8 +95,11 @@ def compare_references(
     for name in named:
         watcher.stage(f"scoring with {name}")
         candidates.append(_candidate(name, config, split, own, mine))
-    asked = list({canonical_json(row.prompt): row for row in split.rows}.values())[:prompts]
-    facts = tuple(_facts(c, own, mine, asked, config, watcher) for c in candidates)
+    prompt_of = [canonical_json(row.prompt) for row in split.rows]
+    asked = list(dict(zip(prompt_of, split.rows, strict=True)).values())[:prompts]
+    facts = tuple(
+        _facts(c, mine, np.array(prompt_of), _divergences(c, own, asked, config, watcher)) for c in candidates
+    )
     return ReferenceComparison(
         model=config.model_name_or_path,
         data=str(config.dataset_name),
@@ -180,14 +183,13 @@ def _candidate(name: str, config: TrainConfig, split: Split, own: Model, mine: M
 
 def _facts(
     candidate: Candidate,
-    own: Model,
     mine: Margins,
-    asked: Sequence[Preference],
-    config: TrainConfig,
-    watcher: Watcher,
+    prompt_of: np.ndarray,
+    divergences: tuple[Estimate | None, Estimate | None],
 ) -> ReferenceFacts:
+    """Describe a candidate; means over pairs have intervals over prompts, which pairs may share."""
     margins, n = candidate.margins, len(mine.chosen)
-    forth, back = _divergences(candidate, own, asked, config, watcher)
+    forth, back = divergences
     described: dict[str, Any] = {"reference": candidate.name, "description": candidate.description}
     if margins is None:
         none = dict.fromkeys(
@@ -203,6 +205,7 @@ def _facts(
             f"{candidate.name}: has no score for any of the {n} pairs; it was made from other rows"
         )
     gap = (margins.chosen - margins.rejected)[at]
+    labels = prompt_of[at]
     slope = length_slope(margins.chosen[at], mine.chosen_tokens[at])
     missing = int((~at).sum())
     notes = candidate.notes + ((f"no score for {missing} of {n} pairs: left out",) if missing else ())
@@ -210,10 +213,10 @@ def _facts(
         **described,
         pairs=int(at.sum()),
         missing=missing,
-        log_ratio_chosen=_mean((mine.chosen - margins.chosen)[at]),
-        log_ratio_rejected=_mean((mine.rejected - margins.rejected)[at]),
-        log_prob_per_token=_mean((margins.chosen / margins.chosen_tokens)[at]),
-        against_label=_mean(1 - ranking(gap, np.zeros_like(gap)), bounds=(0, 1)),
+        log_ratio_chosen=_mean((mine.chosen - margins.chosen)[at], labels),
+        log_ratio_rejected=_mean((mine.rejected - margins.rejected)[at], labels),
+        log_prob_per_token=_mean((margins.chosen / margins.chosen_tokens)[at], labels),
+        against_label=_mean(1 - ranking(gap, np.zeros_like(gap)), labels, bounds=(0, 1)),
         margin_correlation=correlation(gap, (mine.chosen - mine.rejected)[at]),
         length_slope=slope.slope,
         length_r_squared=slope.r_squared,
@@ -230,8 +233,10 @@ def correlation(first: Array, second: Array) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _mean(values: Array, *, bounds: tuple[float, float] | None = None) -> Estimate:
-    return _estimate(mean_interval(values, bounds=bounds))
+def _mean(
+    values: Array, prompts: np.ndarray | None = None, *, bounds: tuple[float, float] | None = None
+) -> Estimate:
+    return _estimate(mean_interval(values, clusters=prompts, bounds=bounds))
 
 
 def _estimate(found: Interval) -> Estimate:

@@ -276,7 +276,8 @@ def dial_cost(board: Board, dialled: tuple[Dialled, ...], row: int, *, seed: int
     """Return what dialling one model instead of training the chosen one gives at the same KL.
 
     Of the models that were dialled the one nearest above the chosen beta is taken; its scores are
-    interpolated linearly in KL between two measured dial values. Each resampling of prompts does it anew.
+    interpolated linearly in KL between two measured dial values. Each resampling of prompts does it anew;
+    what seeds add to the one dialled and to the mean of those trained is added where there are several.
     """
     if not dialled:
         return None
@@ -290,6 +291,7 @@ def dial_cost(board: Board, dialled: tuple[Dialled, ...], row: int, *, seed: int
     generator = np.random.default_rng([seed, 3])
     index = generator.integers(0, board.n, size=(board.draws, board.n))
     draws = np.array([_dialled_gap(table, target, target_kl, rows) for rows in index])
+    draws += _luck(board, row, source[1]) * generator.standard_normal(board.draws)
     whole = np.arange(board.n)
     gap = _dialled_gap(table, target, target_kl, whole)
     se = float(draws.std(ddof=1))
@@ -303,6 +305,13 @@ def dial_cost(board: Board, dialled: tuple[Dialled, ...], row: int, *, seed: int
         score=float(np.interp(kl, kls, table[0].mean(axis=1))),
         difference=Estimate(estimate=gap, low=low, high=high, se=se, n=board.n, level=0.95),
     )
+
+
+def _luck(board: Board, row: int, dialled: Setting) -> float:
+    """Return the sd that seeds give one dialled model less the mean of a row's models."""
+    lasting, _ = seed_variances(board.scores)
+    source = board.settings.index(dialled) + 1 if dialled in board.settings else row
+    return float(np.sqrt(lasting[row] + lasting[source] * len(board.seeds)))
 
 
 def _far(setting: Setting, own: Setting) -> tuple[bool, bool, float]:

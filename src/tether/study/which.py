@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tether.analysis.selection import simultaneous_differences
+from tether.analysis.selection import Differences, simultaneous_differences
 from tether.records.findings import (
     Answer,
     Comparison,
@@ -95,8 +95,14 @@ def shuffle_controls(board: Board, *, alpha: float, seed: int = 0) -> list[Shuff
     both = [(rows["given"], rows["shuffled"]) for rows in by_setting.values() if len(rows) == 2]
     if not both:
         return []
+    given_rows, mixed_rows = ([rows[side] for rows in both] for side in (0, 1))
     found = simultaneous_differences(
-        board.gains, [a for a, _ in both], [b for _, b in both], level=1 - alpha, draws=board.draws, seed=seed
+        board.gains,
+        [*given_rows, *mixed_rows],
+        [*mixed_rows, *([0] * len(both))],
+        level=1 - alpha,
+        draws=board.draws,
+        seed=seed,
     )
     gains = board.gains.mean(axis=(1, 2))
     return [
@@ -105,17 +111,22 @@ def shuffle_controls(board: Board, *, alpha: float, seed: int = 0) -> list[Shuff
             gain=float(gains[given]),
             shuffled_gain=float(gains[mixed]),
             share=float(gains[mixed] / gains[given]) if gains[given] > 0 else None,
-            difference=Estimate(
-                estimate=float(found.estimates[k]),
-                low=float(found.low[k]),
-                high=float(found.high[k]),
-                se=float(found.standard_errors[k]),
-                n=board.n,
-                level=found.level,
-            ),
+            difference=_estimate(board, found, k),
+            shuffled=_estimate(board, found, len(both) + k),
         )
         for k, (given, mixed) in enumerate(both)
     ]
+
+
+def _estimate(board: Board, found: Differences, k: int) -> Estimate:
+    return Estimate(
+        estimate=float(found.estimates[k]),
+        low=float(found.low[k]),
+        high=float(found.high[k]),
+        se=float(found.standard_errors[k]),
+        n=board.n,
+        level=found.level,
+    )
 
 
 def distances(ratios: Mapping[str, Array]) -> list[ReferenceDistance]:
@@ -139,10 +150,13 @@ def _copied(shuffled: list[ShuffleControl]) -> list[str]:
             "No setting was trained on shuffled labels, so learning from preferences is not told apart here "
             "from copying a reference's margin."
         ]
-    return [
-        f"On shuffled labels {control.setting} still gains {control.shuffled_gain:.3g} of {control.gain:.3g}"
-        + (f" ({100 * control.share:.0f} %)" if control.share is not None else "")
-        + ": that part is not learnt from the preferences."
-        for control in shuffled
-        if control.shuffled_gain > 0
-    ]
+    return [_told(control) for control in shuffled]
+
+
+def _told(control: ShuffleControl) -> str:
+    """Say what shuffled labels gained; a share of it is copied only where it is a gain at all."""
+    gained = f"On shuffled labels {control.setting} gains {interval_text(control.shuffled)}"
+    if control.shuffled.low is None or control.shuffled.low <= 0:
+        return f"{gained}: no gain that can be told from nothing."
+    share = f" ({100 * control.share:.0f} %)" if control.share is not None else ""
+    return f"{gained} of {control.gain:.3g}{share}: that part is not learnt from the preferences."
