@@ -16,7 +16,7 @@ from tests.reports.test_chromium import CHROMIUM, opened
 from tests.reports.test_page import PAYLOADS
 from tests.study.fixtures import Shape, make_study
 from tether.errors import RunFolderError
-from tether.records.findings import Findings, read_findings
+from tether.records.findings import Estimate, Findings, read_findings
 from tether.records.results import write_json, write_lines
 from tether.records.study import cell_folder, read_study
 from tether.reports.knob import knob_text
@@ -228,6 +228,33 @@ def test_the_knob_is_told_with_this_studys_numbers(found: Findings) -> None:
     assert "KL fell towards smaller β" in told
     flat = [s.model_copy(update={"kl": 1.0, "kl_se": 0.1}) for s in found.settings]
     assert "hardly mattered" in " ".join(knob_text(found.model_copy(update={"settings": tuple(flat)})))
+
+
+def test_the_knob_calls_nothing_an_inverted_u_that_was_not_compared(found: Findings) -> None:
+    gains = {1.0: 0.1, 0.1: 1.0, 0.01: 3.0}
+
+    def told(*, flagged: bool, worse: bool) -> str:
+        settings = [
+            s.model_copy(
+                update={
+                    "gain": Estimate(estimate=gains[s.setting.beta or 1.0], n=40, level=0.95),
+                    "in_set": s.setting.beta == 0.1,
+                    "degenerate": ("end rate",) if s.setting.beta == 0.01 and flagged else (),
+                }
+            )
+            for s in found.settings
+            if worse or s.setting.beta != 1.0
+        ]
+        best = next(s.setting.name for s in settings if s.setting.arm == "DPO" and s.in_set)
+        tight = found.tight[0].model_copy(update={"best_looking": best})
+        return knob_text(
+            found.model_copy(update={"settings": tuple(settings), "tight": (tight, *found.tight[1:])})
+        )[-1]
+
+    assert "inverted U" in told(flagged=False, worse=True)
+    text = told(flagged=True, worse=True)  # β 0.01 has the highest score, and no place in the comparison
+    assert "inverted U" not in text and "β 0.01" not in text
+    assert "held too tight" in text and "there is no sound setting" in text
 
 
 def test_without_a_judge_the_page_says_so_and_still_shows_what_was_measured(tmp_path: Path) -> None:

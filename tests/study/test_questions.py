@@ -107,6 +107,22 @@ def test_tokens_frontier_and_rules_come_with_it(one: Findings) -> None:
     assert one.tight[0].regret is not None and one.tight[0].dial is not None
 
 
+def test_score_and_kl_of_a_setting_are_of_the_seeds_that_were_compared(tmp_path: Path) -> None:
+    made = make_study(tmp_path, betas=(1.0, 0.1), seeds=(0, 1, 2), shape=Shape(prompts=20))
+    gone = next(c for c in made.cells if c.factors.beta == 1.0 and c.factors.seed == 2)
+    for path in sorted((tmp_path / "cells" / gone.cell_id / "measures").iterdir(), reverse=True):
+        path.unlink()
+    (tmp_path / "cells" / gone.cell_id / "measures").rmdir()
+    found = findings(judged(tmp_path, made))
+    assert found.seeds == 2
+    whole = next(s for s in found.settings if s.setting.beta == 0.1)
+    assert whole.seeds == (0, 1, 2)
+    points = [p for p in found.frontier if p.setting == whole.setting.name]
+    assert len(points) == 2
+    assert whole.kl == pytest.approx(np.mean([p.kl for p in points]))
+    assert whole.score == pytest.approx(np.mean([p.score for p in points]))
+
+
 def test_prompts_a_judge_could_not_score_are_left_out_for_all_and_counted(tmp_path: Path) -> None:
     folder = judged(tmp_path, make_study(tmp_path, betas=(1.0, 0.1), seeds=(0,), shape=Shape(prompts=20)))
     path = folder / "cells" / "sigmoid-beta1" / "measures" / "samples.parquet"

@@ -86,9 +86,12 @@ def _peak(own: list[SettingFinding], asked: Tight | None) -> str:
     best = next((s for s in scored if s.setting.name == asked.best_looking), None)
     if best is None or len(scored) < 3:
         return ""
-    tighter = [s for s in scored if (s.setting.beta or 0) > (best.setting.beta or 0) and not s.in_set]
-    looser = [s for s in scored if (s.setting.beta or 0) < (best.setting.beta or 0) and not s.in_set]
-    parts = []
+    # A degenerate setting was never compared: its score may even be the highest.
+    sound = [s for s in scored if not s.degenerate]
+    above = [s for s in sound if (s.setting.beta or 0) > (best.setting.beta or 0)]
+    below = [s for s in sound if (s.setting.beta or 0) < (best.setting.beta or 0)]
+    tighter, looser = ([s for s in side if not s.in_set] for side in (above, below))
+    parts: list[str] = []
     if tighter:
         parts.append(f"{_names(tighter)} held too tight to reach it")
     if looser:
@@ -97,7 +100,9 @@ def _peak(own: list[SettingFinding], asked: Tight | None) -> str:
     if len(parts) == 2:
         return f"The score makes an inverted U: {name} looks best; {parts[0]}, and {parts[1]}."
     if parts:
-        return f"{name} looks best; {parts[0]}. On the other side no setting is distinguishably worse."
+        other = below if tighter else above
+        rest = "no setting is distinguishably worse" if other else "there is no sound setting"
+        return f"{name} looks best; {parts[0]}. On the other side {rest}."
     return f"{name} looks best, but no other strength is distinguishable from it: the curve is flat here."
 
 

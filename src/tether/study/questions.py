@@ -100,6 +100,7 @@ def findings_of(study: Study, *, seed: int = 0) -> Findings:
         shuffled = which.shuffle_controls(board, alpha=alpha, seed=seed)
         answer, references = which.which_reference(whole, shuffled, alpha=alpha, seed=seed)
         answers.append(answer)
+    scored = tuple(_scored(board, tight, s) for s in settings)
     recommended = _named(board, main.recommended if main else None)
     row = None if recommended is None else board.settings.index(recommended) + 1
     return Findings(
@@ -114,10 +115,10 @@ def findings_of(study: Study, *, seed: int = 0) -> Findings:
         seeds=len(board.seeds),
         notices=tuple([*_notices(study, known), *board.notices]),
         answers=tuple(answers),
-        settings=tuple(_scored(board, tight, s) for s in settings),
+        settings=scored,
         tight=tuple(tight),
-        comparisons=tuple(_described(settings, c) for c in comparisons),
-        references=tuple(_described(settings, c) for c in references),
+        comparisons=tuple(_described(scored, c) for c in comparisons),
+        references=tuple(_described(scored, c) for c in references),
         shuffled=tuple(shuffled),
         frontier=tuple(points(study, board)),
         laws=tuple(laws(board)),
@@ -181,7 +182,7 @@ def _named(board: Board, name: str | None) -> Setting | None:
 
 
 def _scored(board: Board, tight: Sequence[Tight], finding: SettingFinding) -> SettingFinding:
-    """Add what the board says of a setting."""
+    """Put in what the board says of a setting: score and KL on the prompts and seeds that all share."""
     if finding.setting not in board.settings:
         return finding
     row = board.settings.index(finding.setting) + 1
@@ -191,6 +192,8 @@ def _scored(board: Board, tight: Sequence[Tight], finding: SettingFinding) -> Se
         update={
             "score": float(board.scores[row].mean()),
             "score_se": standard_error(board.scores[row]),
+            "kl": float(board.kl[row].mean()),
+            "kl_se": standard_error(board.kl[row]),
             "gain": own.gains.get(finding.setting.name) if own else _plain(board, gains),
             "p_value": own.p_values.get(finding.setting.name) if own else None,
             "in_set": own is not None and finding.setting.name in own.set,
@@ -202,8 +205,10 @@ def _told(gold: Board, finding: SettingFinding) -> SettingFinding:
     """Add a world's truth to a setting of a study without a judge: no gain, no choice."""
     if finding.setting not in gold.settings:
         return finding
-    row = gold.scores[gold.settings.index(finding.setting) + 1]
-    return finding.model_copy(update={"score": float(row.mean()), "score_se": standard_error(row)})
+    place = gold.settings.index(finding.setting) + 1
+    row, kl = gold.scores[place], gold.kl[place]
+    found = {"score": float(row.mean()), "score_se": standard_error(row)}
+    return finding.model_copy(update=found | {"kl": float(kl.mean()), "kl_se": standard_error(kl)})
 
 
 def _described(settings: Sequence[SettingFinding], found: Comparison) -> Comparison:
