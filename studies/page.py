@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.claims import CLAIMS, Row, Table, mean
+from studies.objectives import objectives
 from studies.pictures import write_pictures
 from studies.regrets import choosing, prose
 from tether.records.results import read_lines, write_text
@@ -25,6 +26,7 @@ def page(plans: Sequence[Mapping[str, Any]], out: Path, pictures: Path, *, comma
         if own:
             parts.append(_claims(plan, own))
             there |= own
+    parts.append(objectives(there))
     parts.append(choosing(plans, there))
     parts.append(_varied(there))
     for name, table in there.items():

@@ -11,6 +11,7 @@ import pytest
 
 from studies.choosing import WON, choices, with_verdicts
 from studies.claims import CLAIMS, Table, inverted_u, judged
+from studies.objectives import at_equal_kl, objectives
 from studies.page import _told, page
 from studies.references import temperature_of, tilted, writer
 from studies.regrets import conclusion, outcome
@@ -116,6 +117,26 @@ def test_intervals_are_t_intervals_over_seeds() -> None:
 def test_what_was_not_run_is_said() -> None:
     table = Table(tuple(rows("tight", {1: [0.1, 0.2], 0.1: [0.9, 1.0]})))
     assert _told("similar-helps", table, 2) == "not run"
+
+
+def test_objectives_are_compared_at_their_own_best_and_at_equal_kl() -> None:
+    """By hand: DPO gains 1 at 1 nat and 2 at 4, so 1.5 at 2.25, where the other side's best gains 1.2."""
+    entropy = {"entropy": 1.0}
+    own = [
+        *rows("needed", {10: [1.0, 1.0]}, kl=1.0, **entropy),
+        *rows("needed", {0.1: [2.0, 2.0], 0.03: [1.5, 1.7]}, kl=4.0, **entropy)[1:],
+        *rows("needed", {0.1: [1.1, 1.3], 1: [0.2, 0.2]}, kl=2.25, reference="none", **entropy)[1:],
+        *rows("needed", {1: [0.2, 0.2]}, kl=9.0, loss_type="cpo", reference="none", **entropy)[1:],
+    ]
+    told = objectives({"here": Table(tuple(own))}).rstrip().splitlines()[-3:]
+    assert told[0].startswith("| here | DPO | 0.1 | 2.00 |  |  | 4.00 | 5.00 |")
+    assert told[1].startswith(
+        "| here | posterior | 0.1 (end) | 1.20 | -0.80 (-2.07 to 0.47) | -0.30 (-1.57 to 0.97) |"
+    )
+    assert "beyond DPO's KL in 2 of 2 seeds" in told[2] and told[2].startswith("| here | CPO | 1 (end)")
+    assert objectives({"here": Table(tuple(rows("tight", {1: [0.1]})))}) == ""
+    points = [{"kl": 0.0, "reward": 0.0}, {"kl": 4.0, "reward": 2.0}]
+    assert at_equal_kl({0: {"kl": 1.0, "reward": 1.5}}, {0: points}) == pytest.approx([0.5])
 
 
 def test_references_are_compared_with_self_at_the_same_betas() -> None:

@@ -1,0 +1,86 @@
+"""Objectives with and without a reference: each at its own best beta, and DPO at the KL each spends there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from studies.claims import Row, Table, best, judged, mean, paired
+from studies.regrets import prose
+from tether.study.collect import OBJECTIVES
+
+DPO = {"loss_type": "sigmoid", "reference": "self"}
+COLUMNS = ("reward", "kl", "tokens", "entropy", "fluent")
+
+Arm = Mapping[Any, Mapping[int, Row]]
+
+
+def objectives(there: Mapping[str, Table]) -> str:
+    """Return a table of every objective in every world where the second question was asked."""
+    lines = [line for name, table in there.items() for line in _world(name, table)]
+    if not lines:
+        return ""
+    head = (
+        "| world | objective | best beta | reward | less DPO | at equal KL | KL | tokens | entropy | fluent |"
+    )
+    return "\n".join([prose("objectives"), head, "|---" * 10 + "|", *lines, ""])
+
+
+def _world(name: str, table: Table) -> list[str]:
+    own = table.arm("needed", **DPO)
+    if not own:
+        return []
+    peak = own[best(own)]
+    curve = _curve(table)
+    found: list[tuple[float, str]] = []
+    for (loss, reference), label in OBJECTIVES.items():
+        arm = table.arm("needed", loss_type=loss, reference=reference)
+        if not arm:
+            continue
+        beta = best(arm)
+        rows = arm[beta]
+        end = " (end)" if beta in (min(arm), max(arm)) else ""
+        means = [mean(row[k] for row in rows.values()) for k in COLUMNS]
+        gaps = (
+            ("", "")
+            if arm == own
+            else (_told(paired(rows, peak), len(rows)), _told(at_equal_kl(rows, curve), len(rows)))
+        )
+        reward, *others = (f"{value:.2f}" for value in means)
+        cells = [name, label, f"{beta:g}{end}", reward, *gaps, *others]
+        found.append((means[0], f"| {' | '.join(cells)} |"))
+    return [line for _, line in sorted(found, reverse=True)]
+
+
+def _curve(table: Table) -> dict[int, list[Row]]:
+    """Return DPO's models of every seed by KL, the start model first, from both studies that have some."""
+    found: dict[int, list[Row]] = {}
+    for study in ("needed", "tight"):
+        for rows in table.arm(study, **DPO).values():
+            for seed, row in rows.items():
+                found.setdefault(seed, [{**table.start(), "kl": 0.0}]).append(row)
+    return {seed: sorted(rows, key=lambda row: row["kl"]) for seed, rows in found.items()}
+
+
+def at_equal_kl(rows: Mapping[int, Row], curve: Mapping[int, Sequence[Row]]) -> list[float]:
+    """Return reward less DPO's at the same KL, of the seeds in which some model of DPO spends as much.
+
+    Interpolated linearly in the square root of KL, in which the best reward is nearly straight.
+    """
+    gaps: list[float] = []
+    for seed, row in rows.items():
+        points = curve[seed]
+        spent = [float(np.sqrt(point["kl"])) for point in points]
+        here = float(np.sqrt(row["kl"]))
+        if here > spent[-1]:
+            continue
+        gaps.append(row["reward"] - float(np.interp(here, spent, [point["reward"] for point in points])))
+    return gaps
+
+
+def _told(gaps: Sequence[float], seeds: int) -> str:
+    if len(gaps) < seeds:
+        return f"beyond DPO's KL in {seeds - len(gaps)} of {seeds} seeds"
+    found = judged(gaps)
+    ends = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.estimate:+.2f}{ends}"
