@@ -151,6 +151,15 @@ def test_what_the_preflight_found_and_what_each_reference_is_stands_on_the_page(
     assert found.identity["references"]["model:strong"]["kind"] == "model:strong"
 
 
+def test_every_cell_is_one_row_of_a_table_with_its_state_and_seconds(study: Path, found: Findings) -> None:
+    html = (study / "report.html").read_text(encoding="utf-8")
+    cells = found.identity["cells"]
+    assert cells
+    for name, cell in cells.items():
+        assert html.count(f"<tr><td>{name}</td><td>{cell['state']}</td>") == 1
+        assert f"{name}.attempts" not in html
+
+
 def test_token_pictures_are_drawn_with_their_numbers(study: Path) -> None:
     with (study / "plots" / "tokens_1.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

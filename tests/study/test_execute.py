@@ -14,7 +14,7 @@ from tests.study.conftest import Told, run_here
 from tests.tiny import tiny_model
 from tether.api import study_plan
 from tether.config.study import StudyConfig
-from tether.errors import GuardStop, Interrupted, RunFolderError, UsageError
+from tether.errors import GuardStop, Interrupted, ModelError, RunFolderError, UsageError
 from tether.records.findings import read_findings
 from tether.records.results import file_digest, read_run
 from tether.records.study import cell_folder, measures, read_study
@@ -229,6 +229,26 @@ def test_a_plan_refuses_what_the_run_would_refuse_and_leaves_it_untouched(
     run_here(make_study(beta=[0.1]))
     with pytest.raises(RunFolderError, match=r"beta was \[0.1\], now \[0.2\]"):
         study_plan(make_study(beta=[0.2]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"judge": "lenght"}, UsageError, "judge 'lenght' is not known; there are length, random"),
+        ({"judge": "world:nowhere"}, UsageError, "nowhere: neither a world nor a folder"),
+        ({"judge": "server:http://localhost"}, UsageError, "#MODEL"),
+        ({"judge": "local:nowhere/model"}, ModelError, "nowhere/model"),
+        ({"evaluators": ["world:nowhere"]}, UsageError, "nowhere: neither a world nor a folder"),
+    ],
+)
+def test_a_judge_that_is_not_there_is_refused_before_anything_is_trained(
+    make_study: Make, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    config = make_study(beta=[0.1], **options)
+    for start in (study_plan, run_here):
+        with pytest.raises(error, match=text):
+            start(config)
+    assert not (Path(config.output_dir) / "study.json").exists()
 
 
 def test_rows_or_a_model_that_changed_in_between_are_refused(make_study: Make, tmp_path: Path) -> None:

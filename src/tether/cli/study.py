@@ -188,7 +188,7 @@ def _run(settings: StudyConfig, *, json: bool, quiet: bool) -> int:
         print_json(record)
     elif not quiet:
         show(record, Path(settings.output_dir))
-    return 0
+    return 0 if any(cell.state == "finished" for cell in record.cells) else 1
 
 
 def _known(folder: object) -> dict[str, Any]:

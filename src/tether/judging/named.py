@@ -2,6 +2,7 @@
 
 import importlib
 
+from tether.config.hub import model_folder, pinned
 from tether.errors import UsageError
 from tether.judging.judges import FORMS, EvaluatorJudge, Judge, LengthJudge, RandomJudge
 from tether.judging.local import LocalJudge
@@ -34,6 +35,20 @@ def judge_named(spec: str, asking: Asking | None = None) -> Judge:
     if rest and kind in ("server", "alpacaeval"):
         return _behind_a_server(kind, rest, asking)
     raise UsageError(f"judge {spec!r} is not known; there are {FORMS}")
+
+
+def check_judge(spec: str) -> None:
+    """Refuse a judge that is not to be had, before anything waits for it; no model is loaded.
+
+    Raises:
+        UsageError, ModelError, DataError: as `judge_named`.
+
+    """
+    kind, _, rest = spec.partition(":")
+    if rest and kind in ("local", "reward"):
+        model_folder(pinned(rest, weights=True), weights=True)
+    else:
+        judge_named(spec)
 
 
 def _behind_a_server(kind: str, rest: str, asking: Asking) -> Judge:

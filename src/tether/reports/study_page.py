@@ -48,7 +48,7 @@ ASKED = {
     "reference needed": "Do you need a reference?",
     "which reference": "Which reference?",
 }
-GROUPS = ("model", "references", "config", "shared", "timing", "versions", "hardware", "cells")
+GROUPS = ("model", "references", "config", "shared", "timing", "versions", "hardware")
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def write_study_page(
         pictures=shown_pictures(pictures),
         rows=rows_found(findings),
         facts=[(name, flattened(findings.identity[name])) for name in GROUPS if findings.identity.get(name)],
+        cells=cells_table(findings),
         config_text=config_text,
         folder=shlex.quote(folder.resolve().name),
     )
@@ -227,6 +228,23 @@ def rows_found(findings: Findings) -> RowsFound | None:
         data_table(data["files"]),
         findings_table([Finding.model_validate(found) for found in data["findings"]]),
     )
+
+
+def cells_table(findings: Findings) -> Table | None:
+    """Return one row per cell: how it ended, and the seconds of each stage; None where there are none."""
+    cells = findings.identity.get("cells", {})
+    if not cells:
+        return None
+    stages = tuple(dict.fromkeys(stage for cell in cells.values() for stage in cell["seconds"]))
+    rows = tuple(
+        (
+            *(name, cell["state"], count(cell["attempts"])),
+            *(number(cell["seconds"].get(stage), 1) for stage in stages),
+        )
+        for name, cell in cells.items()
+    )
+    columns = ("cell", "state", "attempts", *(f"{stage}, seconds" for stage in stages))
+    return Table(columns, rows, frozenset(range(2, len(columns))))
 
 
 def dial_text(findings: Findings) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tether.config.train import TrainConfig
+from tether.judging.named import check_judge
 from tether.policies.load import config_summary
 from tether.records.results import Record
 from tether.records.study import STUDY, read_study
@@ -20,6 +21,7 @@ from tether.training.plan import Plan, model_on_meta, plan_run
 from tether.training.policy import start_model
 from tether.training.score import device_of
 from tether.training.steps import Engine, update_gradient, update_logprobs
+from tether.worlds import evaluator_named
 
 SPARE = 0.85
 """Share of the free memory that workers may be planned into."""
@@ -61,9 +63,19 @@ class StudyPlan(Record):
 
 
 def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
-    """Plan a study; with `timing` a few of its own rows are trained on and sampled to tell the time."""
+    """Plan a study; with `timing` a few of its own rows are trained on and sampled to tell the time.
+
+    Raises:
+        UsageError, ModelError, DataError: a judge or an evaluator is not to be had, or the study cannot be
+            cross-fitted.
+
+    """
     config = bench.config
     check_cross_fit(bench)
+    for name in config.evaluators:
+        evaluator_named(name)
+    if config.judge is not None:
+        check_judge(config.judge)
     plans = {cell.cell_id: _plan(bench, cell.config) for cell in bench.cells.values()}
     done = bench.finished()
     todo = [cell for cell in bench.cells.values() if cell.cell_id not in done]
