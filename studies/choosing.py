@@ -93,8 +93,12 @@ def by_ranking(study: Study, board: Board | None) -> RuleFinding | None:
 
 
 def with_verdicts(study: Study, against: Rewards) -> Study:
-    """Add a column of one verdict per answer beside an opponent of reward `against`."""
-    draw = random.Random(f"verdicts {study.record.study_id}")
+    """Add a column of one verdict per answer beside an opponent of reward `against`.
+
+    The judge's luck is another for every seed, or five seeds would share one.
+    """
+    seeds = sorted({cell.seed for cell in study.cells})
+    draw = random.Random(f"verdicts {study.record.study_id} {seeds}")
 
     def judged(scores: Any) -> Any:
         chance = 1.0 / (1.0 + np.exp(against - scores))

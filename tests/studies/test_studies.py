@@ -202,6 +202,12 @@ def test_rules_choose_seed_by_seed_and_the_judge_is_as_noisy_as_the_labels(tmp_p
     chance = 1 / (1 + np.exp(-gap))
     assert set(won) == {0.0, 1.0}
     assert won.mean() == pytest.approx(chance.mean(), abs=4 * 0.5 / len(won) ** 0.5)
+    one, other = (
+        with_verdicts(replace(study, cells=(replace(cell, record=record),)), against)
+        for cell in study.cells[:1]
+        for record in (cell.record, next(c.record for c in study.cells if c.seed != cell.seed))
+    )
+    assert list(one.cells[0].samples.scores[WON]) != list(other.cells[0].samples.scores[WON])
 
 
 def test_dissimilar_texts_are_as_good_as_asked_and_drawn_by_the_law() -> None:
