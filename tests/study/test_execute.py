@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.study.conftest import Told, run_here
-from tests.tiny import tiny_model
+from tests.study.conftest import Here, Told, run_here
+from tests.tiny import save_model, tiny_model
 from tether.api import study_plan
 from tether.config.study import StudyConfig
 from tether.errors import GuardStop, Interrupted, ModelError, RunFolderError, UsageError
 from tether.records.findings import read_findings
-from tether.records.results import file_digest, read_run
-from tether.records.study import cell_folder, measures, read_study
+from tether.records.results import file_digest, read_run, write_json
+from tether.records.study import CELL, CellRecord, cell_folder, measures, read_record, read_study
 from tether.study import cell as cell_module
+from tether.study import plan as plan_module
 from tether.study.bench import Bench
+from tether.study.execute import run_study
 from tether.study.grid import cells
-from tether.study.plan import plan_study
+from tether.study.plan import SPARE, StudyPlan, plan_study
 from tether.study.report import write_study_report
 from tether.study.tables import HeldOut, Samples, Tokens, read_table
+from tether.training.hardware import Memory
 from tether.training.run import train
 
 Make = Callable[..., StudyConfig]
@@ -273,6 +276,58 @@ def test_a_study_that_goes_on_keeps_its_threads(make_study: Make) -> None:
     assert record.shared["threads"] == 5
     assert plan_study(Bench(make_study(beta=[0.1])), timing=False).threads == 5
     assert plan_study(Bench(make_study(beta=[0.1], threads=3)), timing=False).threads == 3
+
+
+def test_workers_are_as_many_as_memory_allows_with_their_reference_models(
+    make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    memory = [Memory(2**27, 2**40)]
+    monkeypatch.setattr(plan_module, "memory_of", lambda _: memory[0])
+    other = f"model:{save_model(tmp_path / 'other', tiny_model('llama', seed=1))}"
+
+    def plan(*names: str) -> StudyPlan:
+        config = make_study(reference=["self", *names], seed=[0, 1], threads=1)
+        return plan_study(Bench(config), timing=False)
+
+    weights = sum(p.numel() for p in tiny_model("llama").parameters()) * 4 / 2**20
+    own = plan().memory_mib
+    # One reference model scores rows, another copy is what samples are measured by.
+    assert plan(other).memory_mib == pytest.approx(own + 2 * weights)
+    memory[0] = Memory(2**27, 2**27 + 2**20 * own * 4.0001 / SPARE)
+    assert (plan().workers, plan(other).workers) == (4, 3)
+
+
+def test_halves_asked_for_later_are_trained_by_as_many_workers(
+    make_study: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here(make_study(threads=1))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert plan_study(Bench(make_study(threads=1)), timing=False).workers == 1
+    later = plan_study(Bench(make_study(threads=1, cross_fit=[0.1, 0.3, 1])), timing=False)
+    assert later.finished == later.cells == 2 and later.workers == 2
+
+
+def test_a_cell_stopped_while_it_is_measured_is_not_left_running(make_study: Make, tmp_path: Path) -> None:
+    config = make_study(beta=[0.1])
+
+    class Dies(Here):
+        def _run(self, cell: str) -> None:
+            path = cell_folder(tmp_path / "study", cell) / CELL
+            record = read_record(CellRecord, path)
+            write_json(path, record.model_copy(update={"state": "running", "attempts": 1}))
+            self.events.put({"event": "begin", "cell": cell, "worker": 0})
+            self.events.put({"event": "lost", "cell": cell, "code": 143, "worker": 0})
+            self.alive = 0
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    told = Told()
+    with pytest.raises(Interrupted):
+        run_study(config, told, lambda plan: Dies(Bench(config)))
+    left = read_study(tmp_path / "study").cells[0]
+    assert (left.state, left.attempts) == ("interrupted", 0)
+    assert told.records[-1].cells[0].state == "interrupted"
+    assert run_here(config).cells[0].state == "finished"
 
 
 def test_a_study_under_torchrun_is_refused_before_it_touches_its_folder(

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.study.conftest import Told, run_here
 from tether.config.study import StudyConfig
+from tether.errors import UsageError
 from tether.records.results import read_lines
 from tether.records.study import cell_folder, measures
 from tether.study.bench import Bench
@@ -66,6 +67,34 @@ def test_the_dial_at_one_is_the_cell_and_at_zero_the_start(make_study: Make, tmp
     np.testing.assert_array_equal(at[1].kl_start, own.kl_start)
     assert at[0].token_ids == start.token_ids and (at[0].kl_start == 0).all()
     assert at[2].kl_start.mean() > at[1].kl_start.mean()
+
+
+def test_a_dial_is_computed_in_the_precision_of_the_cells(make_study: Make, tmp_path: Path) -> None:
+    config = make_study(beta=[0.1], dial=[1], learning_rate=[3e-3], bf16=True)
+    cell = run_here(config).cells[0].cell_id
+    study = tmp_path / "study"
+    at = read_table(Samples, study / "shared" / "dial" / cell / "d-1.parquet")
+    own = read_table(Samples, cell_folder(study, cell) / "measures" / "samples.parquet")
+    np.testing.assert_array_equal(at.policy_logp, own.policy_logp)
+    np.testing.assert_array_equal(at.kl_start, own.kl_start)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"dial_cells": ["sigmoid-self-beta0.1-lr0.001-seed1"]},
+            "did you mean sigmoid-self-beta0.1-lr0.001-s",
+        ),
+        ({"loss_type": ["unlikelihood"]}, "no cell of the first arm has a beta"),
+    ],
+)
+def test_a_dial_turned_on_nothing_is_refused_before_training(
+    make_study: Make, tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        run_here(make_study(beta=[0.1], dial=[2], **options))
+    assert not (tmp_path / "study" / "cells").exists()
 
 
 def test_a_judge_gives_win_rates_against_the_start_model(make_study: Make, tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def test_a_resolved_study_is_the_same_study_again() -> None:
         ({"preset": "refdpo-4"}, "preset 'refdpo-4' is not known"),
         ({"preset": "refdpo-3"}, "asks which reference"),
         ({"exclude": [{"betta": 1}]}, "exclude: has betta"),
+        ({"dial": "0.5,101"}, "dial: is [0.5, 101.0]; give different values between -100 and 100"),
+        ({"dial": [2, 2]}, "dial: is [2.0, 2.0]"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"loss_type": ["sigmod"]}, "'sigmod' is not an objective; did you mean sigmoid"),
         ({"loss_type": ["apo_zero"], "reference": ["none"]}, "no cell is left to run: loss_type apo_zero"),

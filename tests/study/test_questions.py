@@ -11,6 +11,7 @@ from tether.errors import RunFolderError
 from tether.records.findings import FINDINGS, Findings, read_findings
 from tether.records.results import write_json, write_lines
 from tether.records.study import StudyRecord
+from tether.study.collect import board_of, read_folder
 from tether.study.questions import findings
 from tether.study.tables import Samples, read_table, write_table
 
@@ -121,6 +122,30 @@ def test_score_and_kl_of_a_setting_are_of_the_seeds_that_were_compared(tmp_path:
     assert len(points) == 2
     assert whole.kl == pytest.approx(np.mean([p.kl for p in points]))
     assert whole.score == pytest.approx(np.mean([p.score for p in points]))
+
+
+def test_several_seeds_read_the_same_tokens_and_do_not_make_a_type_frequent(tmp_path: Path) -> None:
+    one, three = (
+        findings(study_of(tmp_path / name, seeds)).tokens[-1]
+        for name, seeds in (("one", (0,)), ("three", (0, 1, 2)))
+    )
+    assert one.falls and {f.token: f.count for f in one.falls} == {f.token: f.count for f in three.falls}
+    assert {f.token: f.count for f in one.followed} == {f.token: f.count for f in three.followed}
+    assert three.tokens == 3 * one.tokens
+
+
+def study_of(folder: Path, seeds: tuple[int, ...]) -> Path:
+    """A study in which the end token stands 120 times among the held-out rows, other types fewer than 100."""
+    make_study(folder, betas=(1.0, 0.1), seeds=seeds, shape=Shape(prompts=60))
+    return folder
+
+
+def test_regret_is_of_the_seeds_that_are_compared(tmp_path: Path) -> None:
+    failed = ("sigmoid-beta1-seed1", "sigmoid-beta0.3-seed1")
+    record = make_study(tmp_path, betas=(1.0, 0.3, 0.1), failed=failed, shape=Shape(prompts=20))
+    board = board_of(read_folder(judged(tmp_path, record)), "gold_reward")
+    assert board is not None and board.gold is not None and board.seeds == (0,)
+    assert board.gold == pytest.approx(board.scores.mean(axis=(1, 2)))
 
 
 def test_prompts_a_judge_could_not_score_are_left_out_for_all_and_counted(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A run that takes over what another made gives the same bits as one that made it itself."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,19 @@ def test_a_reference_of_fewer_rows_is_another_reference(make_config: Make, tmp_p
     assert kept.made["references"] == 2
     (finding,) = (f for f in record.data["findings"] if f["kind"] == "data_fraction")
     assert finding["count"] == 12
+
+
+def test_of_entries_that_hold_a_model_only_the_last_stays_loaded(tmp_path: Path) -> None:
+    class Model:
+        pass
+
+    kept = Kept(tmp_path)
+    for name in ("scorers", "reference tokens"):
+        first, second = (weakref.ref(kept.once(name, {"path": path}, Model)) for path in "ab")
+        gc.collect()
+        assert first() is None and second() is not None
+    assert kept.once("scorers", {"path": "b"}, Model) is not None
+    assert kept.made == {"scorers": 2, "reference tokens": 2}
 
 
 def test_a_reference_that_failed_its_check_is_kept_for_nobody(

@@ -11,6 +11,9 @@ GENERATE_GROUPS = ["Files", "Sampling", "Dial", "Server", "Speed"]
 GENERATE_ALIASES = {"max_tokens": "max_new_tokens", "n": "num_samples", "num_return_sequences": "num_samples"}
 """Accepted on the command line too."""
 
+FURTHEST = 100
+"""A dial's largest value; the smallest is its opposite."""
+
 LOCAL_ONLY = ("reference", "dial", "skip_long", "batch_size", "dtype", "device", "attn_implementation")
 """Options about a model that is run here: a server decides these itself."""
 
@@ -34,7 +37,11 @@ class ModelOptions(SamplingOptions):
 
     reference: str | None = knob("Dial", "Second model with the same vocabulary.", None)
     dial: float | None = knob(
-        "Dial", "Next token ~ model^dial x reference^(1-dial); 0: reference, 1: model.", None
+        "Dial",
+        "Next token ~ model^dial x reference^(1-dial); 0: reference, 1: model.",
+        None,
+        ge=-FURTHEST,
+        le=FURTHEST,
     )
 
     server: str | None = knob(

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from tether.config.aliases import TRAIN_ALIASES
+from tether.config.generate import FURTHEST
 from tether.config.parse import build, one_line
 from tether.config.train import TrainConfig, knob
 from tether.errors import UsageError
@@ -114,6 +115,13 @@ class StudyConfig(BaseModel):
     @classmethod
     def _of_factors(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         return of_factors(value)
+
+    @field_validator("dial")
+    @classmethod
+    def _within_reach(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value) or not all(-FURTHEST <= dial <= FURTHEST for dial in value):
+            raise ValueError(f"is {list(value)}; give different values between {-FURTHEST} and {FURTHEST}")
+        return value
 
     @field_validator("cross_fit")
     @classmethod

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
+from tether.config.generate import FURTHEST
 from tether.errors import ModelError, UsageError
 
 Context = Callable[[], AbstractContextManager[Any]]
@@ -37,10 +38,6 @@ class Source:
     def same(self, other: "Source") -> bool:
         """Whether both give the same scores because they are one model in one context."""
         return self.model is other.model and self.context == other.context
-
-
-FURTHEST = 100
-"""A dial's largest value; the smallest is its opposite."""
 
 
 @dataclass(frozen=True)

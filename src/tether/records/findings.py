@@ -224,6 +224,7 @@ class TypeFall(Record):
     token: str
     token_id: int
     count: int
+    """Times it stands in those completions; several seeds read the same ones."""
     mean: float
 
 

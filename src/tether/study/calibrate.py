@@ -21,11 +21,11 @@ import numpy as np
 
 from tether.analysis.drift import Behaviour, degeneration, distinct, repetition
 from tether.analysis.stats import mean_interval
+from tether.config.generate import FURTHEST
 from tether.config.launch import process_count
 from tether.config.train import HELD_OUT, TrainConfig
 from tether.errors import RunFolderError, UsageError
 from tether.generation.measure import MeasuredSample
-from tether.generation.streams import FURTHEST
 from tether.records.calibration import CALIBRATION, Calibration, DialPoint
 from tether.records.findings import Answer, Estimate, RuleFinding, ScorerChoice, Setting, Tight
 from tether.records.results import RunRecord, write_json

@@ -239,7 +239,7 @@ def board_of(study: Study, score: str) -> Board | None:
         seeds=seeds,
         prompts=prompts,
         degenerate=tuple(degenerate_of(study.of(setting)) for setting in compared),
-        gold=_gold(study, compared),
+        gold=_gold(study, compared, seeds),
         gold_name=study.gold or "",
         dialled=tuple(_dialled(study, score, prompts)),
         notices=tuple(notices),
@@ -368,11 +368,14 @@ def _per_prompt(study: Study, samples: Samples, name: str, prompts: Sequence[str
     return np.array([found[prompt] for prompt in prompts])
 
 
-def _gold(study: Study, compared: Sequence[Setting]) -> Array | None:
+def _gold(study: Study, compared: Sequence[Setting], seeds: Sequence[int]) -> Array | None:
     if study.gold is None:
         return None
     name = study.gold
-    values = [_mean(cell.numbers.scores.get(name) for cell in study.of(setting)) for setting in compared]
+    values = [
+        _mean(cell.numbers.scores.get(name) for cell in _seeded(study, setting, seeds))
+        for setting in compared
+    ]
     known = [study.start.scores.get(name), *values]
     return None if any(v is None for v in known) else np.array(known, dtype=np.float64)
 

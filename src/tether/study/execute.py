@@ -255,7 +255,7 @@ class StudyFolder:
             record = read_record(CellRecord, home / CELL)
         if record.state == "running":
             # Its worker was killed: that is no fault of the cell.
-            return record.model_copy(update={"state": "interrupted", "attempts": max(record.attempts - 1, 0)})
+            return stopped(record)
         if record.state == "finished" and cell.cell_id not in complete:
             return record.model_copy(update={"state": "interrupted"})
         return record
@@ -272,6 +272,11 @@ class StudyFolder:
                 f"{self.path}: this folder holds another study: {'; '.join(differences)}; add cells with "
                 "tether study add, or choose another --output-dir"
             )
+
+
+def stopped(record: CellRecord) -> CellRecord:
+    """Return a cell that ran, as interrupted: what stopped it is no fault of its own."""
+    return record.model_copy(update={"state": "interrupted", "attempts": max(record.attempts - 1, 0)})
 
 
 def wait_for_end(process: int | None, seconds: float = 120.0) -> None:
@@ -328,6 +333,7 @@ class Running:
                         self._hear(event)
             finally:
                 self.executor.close()
+                self._end_running()
                 self._write("interrupted" if self.open else "finished")
         if self.open:
             number = stop.signal_number or 15
@@ -371,6 +377,14 @@ class Running:
         path = cell_folder(self.folder.path, cell) / CELL
         record = read_record(CellRecord, path)
         write_json(path, record.model_copy(update={"state": "failed", "error": f"twice {why}"}))
+
+    def _end_running(self) -> None:
+        """Say of cells whose worker ended outside of training that they were stopped: nothing runs now."""
+        for cell in self.record.cells:
+            path = cell_folder(self.folder.path, cell.cell_id) / CELL
+            record = read_record(CellRecord, path)
+            if record.state == "running":
+                write_json(path, stopped(record))
 
     def _write(self, status: str) -> None:
         """Bring `study.json` up to date."""

@@ -6,10 +6,12 @@ itself, where samples are scored by a world whose completions are listed: the ex
 
 import time
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
+from tether.errors import UsageError
 from tether.generation.measure import measure_dials
 from tether.policies.logprobs import summed_hidden
 from tether.records.results import write_json
@@ -22,6 +24,7 @@ from tether.study.optimum import keep_optimum, optimum_missing
 from tether.study.tables import Ches, write_table
 from tether.tokens.collate import collate, plan_microbatches
 from tether.tokens.render import EncodedGroup
+from tether.training.score import autocast_for, device_of, uses_bf16
 from tether.training.track import Watcher
 
 DIAL = "dial"
@@ -46,6 +49,26 @@ def dial_cells(bench: Bench) -> tuple[str, ...]:
     return (ordered[len(ordered) // 2].cell_id,) if ordered else ()
 
 
+def check_dials(bench: Bench) -> None:
+    """Refuse a dial that would be turned on no cell.
+
+    Raises:
+        UsageError: `dial_cells` names a cell the study does not have, or no cell has a beta in the middle.
+
+    """
+    if not bench.config.dial:
+        return
+    unknown = next((name for name in bench.config.dial_cells if name not in bench.cells), None)
+    if unknown is not None:
+        near = get_close_matches(unknown, bench.cells, n=1)
+        raise UsageError(
+            f"dial_cells: this study has no cell {unknown!r}; "
+            + (f"did you mean {near[0]}?" if near else f"its cells: {', '.join(bench.cells)}")
+        )
+    if not dial_cells(bench):
+        raise UsageError("dial: no cell of the first arm has a beta; name the cells to turn in dial_cells")
+
+
 def complete(bench: Bench) -> set[str]:
     """Return the cells that are measured, with everything asked of them on demand."""
     first = next(iter(bench.cells))
@@ -53,7 +76,7 @@ def complete(bench: Bench) -> set[str]:
     return {
         name
         for name in bench.finished()
-        if not list(_dials_missing(bench, name))
+        if not list(dials_missing(bench, name))
         and not crossed_missing(bench, name)
         and not ((start_missing or _ches_missing(bench) or optimum_missing(bench)) and name == first)
     }
@@ -77,7 +100,7 @@ def measure_extras(bench: Bench, cell: Cell, watcher: Watcher, seconds: dict[str
             cross_fit(bench, cell, watcher)
         finally:
             seconds[CROSS_FIT] = seconds.get(CROSS_FIT, 0.0) + time.process_time() - began
-    values = list(_dials_missing(bench, cell.cell_id))
+    values = list(dials_missing(bench, cell.cell_id))
     if values:
         measure_dial(bench, cell, values)
     if _ches_missing(bench):
@@ -86,7 +109,8 @@ def measure_extras(bench: Bench, cell: Cell, watcher: Watcher, seconds: dict[str
                 _keep_ches(bench)
 
 
-def _dials_missing(bench: Bench, cell_id: str) -> Iterator[float]:
+def dials_missing(bench: Bench, cell_id: str) -> Iterator[float]:
+    """Yield the dial values that have still to be measured on a cell."""
     if cell_id in dial_cells(bench):
         yield from (value for value in bench.config.dial if not _dial_path(bench, cell_id, value).is_file())
 
@@ -117,7 +141,9 @@ def measure_dial(bench: Bench, cell: Cell, values: Sequence[float]) -> None:
     """Sample policy^d start^(1-d) of one trained model for every value d, on the study's prompts."""
     policy = bench.trained(cell)
     asking = bench.asking(bench.start)
-    for value, (_, samples) in zip(values, measure_dials(policy, values, **asking), strict=True):
+    with autocast_for(uses_bf16(bench.common), device_of(bench.common.device))():
+        measured = measure_dials(policy, values, **asking)
+    for value, (_, samples) in zip(values, measured, strict=True):
         path = _dial_path(bench, cell.cell_id, value)
         judged = bench.judged(samples, path.parent)
         write_table(path, sample_table(judged, [row.row_id for row in bench.rows.asked]))

@@ -3,23 +3,27 @@
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from tether.config.hub import model_folder
 from tether.config.train import TrainConfig
 from tether.judging.named import check_judge
-from tether.policies.load import config_summary
+from tether.policies.load import base_folder, config_summary, is_adapter
 from tether.records.results import Record
 from tether.records.study import STUDY, read_study
 from tether.study.bench import Bench
 from tether.study.crossed import check_cross_fit, crossed_cells, crossed_missing, further_runs
+from tether.study.extras import check_dials, complete, dial_cells, dials_missing
+from tether.study.grid import Cell
 from tether.tokens.collate import collate
 from tether.tokens.render import EncodedGroup
 from tether.training.hardware import memory_of
 from tether.training.plan import Plan, model_on_meta, plan_run
 from tether.training.policy import start_model
-from tether.training.score import device_of
+from tether.training.score import device_of, uses_bf16
 from tether.training.steps import Engine, update_gradient, update_logprobs
 from tether.worlds import evaluator_named
 
@@ -66,12 +70,13 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
     """Plan a study; with `timing` a few of its own rows are trained on and sampled to tell the time.
 
     Raises:
-        UsageError, ModelError, DataError: a judge or an evaluator is not to be had, or the study cannot be
-            cross-fitted.
+        UsageError, ModelError, DataError: a judge or an evaluator is not to be had, a dial would be
+            turned on nothing, or the study cannot be cross-fitted.
 
     """
     config = bench.config
     check_cross_fit(bench)
+    check_dials(bench)
     for name in config.evaluators:
         evaluator_named(name)
     if config.judge is not None:
@@ -81,9 +86,9 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
     todo = [cell for cell in bench.cells.values() if cell.cell_id not in done]
     largest = max(plans.values(), key=lambda plan: plan.peak_mib)
     # A plan counts the start model beside the policy, as a worker keeps it.
-    memory = largest.peak_mib
+    memory = largest.peak_mib + _references_mib(bench, todo)
     free = memory_of(device_of(bench.common.device)).free / 2**20
-    workers, threads = workers_for(bench, len(todo), memory, free)
+    workers, threads = workers_for(bench, len(bench.cells) - len(complete(bench)), memory, free)
     references: dict[str, int] = {}
     alone: dict[str, int] = {}
     seen: set[tuple[str, float, str]] = set()
@@ -134,6 +139,21 @@ def plan_study(bench: Bench, *, timing: bool) -> StudyPlan:
         seconds=seconds,
         seconds_basis=basis,
     )
+
+
+def _references_mib(bench: Bench, todo: Sequence[Cell]) -> float:
+    """Return what a worker's reference models take: one scores rows, another one is measured against."""
+    each = 2 if uses_bf16(bench.common) else 4
+    plain = bench.common.model_copy(update={"use_peft": False})
+    named = {cell.factors.reference.partition(":")[::2] for cell in todo}
+    sizes = [_weights_of(path, plain) for kind, path in named if kind == "model"]
+    return 2 * each * max(sizes, default=0) / 2**20
+
+
+def _weights_of(path: str, plain: TrainConfig) -> int:
+    folder = model_folder(path)
+    whole = base_folder(folder) if is_adapter(folder) else path
+    return sum(p.numel() for p in model_on_meta(config_summary(whole), plain).parameters())
 
 
 def workers_for(bench: Bench, cells: int, memory: float, free: float) -> tuple[int, int]:
@@ -199,6 +219,9 @@ def _time(
     if crossed:
         share = further_runs(bench) * len(crossed) / len(crossed_cells(bench))
         total += share * _tokens(plans[crossed[0]]) * train + len(crossed) * 2 * one
+    dials = sum(len(list(dials_missing(bench, name))) for name in dial_cells(bench))
+    # A dial runs two models for every token.
+    total += dials * 2 * sample * len(bench.rows.asked) * bench.config.samples_per_prompt
     total += one + sum(references.values()) * score * rows
     text = (
         f"{TIMED_TOKENS} tokens of these rows trained on, scored and 4 prompts answered on this machine, one "

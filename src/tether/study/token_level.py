@@ -30,13 +30,33 @@ def token_findings(study: Study) -> list[TokenFinding]:
     types = {setting: _by_type(found) for setting, found in tables.items()}
     bins = _range([found.means for found in types.values()])
     followed = {
-        arm: [fall[0] for fall in types[_loosest(types, arm)].largest_falls()]
+        arm: [fall[0] for fall in _falls(types, tables, _loosest(types, arm))]
         for arm in {setting.arm for setting in types}
     }
     return [
-        _finding(study, setting.name, tables[setting], found, bins, followed[setting.arm])
+        _finding(
+            study,
+            setting.name,
+            tables[setting],
+            found,
+            bins,
+            _falls(types, tables, setting),
+            followed[setting.arm],
+        )
         for setting, found in types.items()
     ]
+
+
+def _falls(
+    types: dict[Setting, tokens.TypeRatios], tables: dict[Setting, list[Tokens]], setting: Setting
+) -> list[tuple[int, int, float]]:
+    """Return (id, count, mean) of the types that fell most; counts are of the held-out rows, once.
+
+    Every seed reads the same rows, so a type stands in the tables of a setting once per seed.
+    """
+    seeds = len(tables[setting])
+    found = types[setting].largest_falls(min_count=seeds * tokens.MIN_COUNT)
+    return [(i, count // seeds, mean) for i, count, mean in found]
 
 
 def _loosest(settings: Iterable[Setting], arm: str) -> Setting:
@@ -78,6 +98,7 @@ def _finding(
     found: list[Tokens],
     types: tokens.TypeRatios,
     bins: tuple[float, float, float],
+    falls: list[tuple[int, int, float]],
     followed: list[int],
 ) -> TokenFinding:
     low, high, width = bins
@@ -100,11 +121,15 @@ def _finding(
         types=len(types.ids),
         histogram=tuple((float(e), float(s)) for e, s in zip(spread.edges[:-1], shares, strict=True)),
         falls=tuple(
-            TypeFall(token=token_text(study, i), token_id=i, count=n, mean=mean)
-            for i, n, mean in types.largest_falls()
+            TypeFall(token=token_text(study, i), token_id=i, count=n, mean=mean) for i, n, mean in falls
         ),
         followed=tuple(
-            TypeFall(token=token_text(study, i), token_id=i, count=types.of(i)[0], mean=types.of(i)[1])
+            TypeFall(
+                token=token_text(study, i),
+                token_id=i,
+                count=types.of(i)[0] // len(found),
+                mean=types.of(i)[1],
+            )
             for i in followed
             if types.of(i)[0]
         ),

@@ -24,6 +24,9 @@ from tether.policies.load import LoadedModel
 from tether.records.results import write_text
 from tether.records.rows import canonical_json
 
+ONE_AT_A_TIME = frozenset({"scorers", "reference tokens"})
+"""Entries that hold a model of their own: only the last of each name stays loaded."""
+
 Made = TypeVar("Made")
 Key = Mapping[str, Any]
 
@@ -63,7 +66,8 @@ class Kept(Shared):
             raise UsageError(f"{folder.parent}: a study starts workers of its own; start it without torchrun")
         self._folder = folder
         self._memory: dict[str, Any] = {}
-        self._scorers: set[str] = set()
+        self._last: dict[str, str] = {}
+        """Place of the entry that stays, by names of which only the last does."""
         self.made: dict[str, int] = {}
         """How often each kind of entry had to be made here."""
 
@@ -72,9 +76,9 @@ class Kept(Shared):
         place = _place(name, key)
         if place not in self._memory:
             self.made[name] = self.made.get(name, 0) + 1
-            if name == "scorers":  # another model each: only the last one stays loaded
-                self._memory = {place: v for place, v in self._memory.items() if place not in self._scorers}
-                self._scorers = {place}
+            if name in ONE_AT_A_TIME:
+                self._memory.pop(self._last.get(name, ""), None)
+                self._last[name] = place
             self._memory[place] = make()
         return self._memory[place]
 
