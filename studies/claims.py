@@ -34,9 +34,9 @@ class Table:
         """Return the start model's row."""
         return next(row for row in self.rows if row["cell"] == "start")
 
-    def arm(self, study: str, **factors: Any) -> dict[float | None, dict[int, Row]]:
-        """Return rows of one arm by beta and seed."""
-        found: dict[float | None, dict[int, Row]] = {}
+    def arm(self, study: str, **factors: Any) -> dict[float, dict[int, Row]]:
+        """Return rows of one arm by beta and seed; of an objective that reads a beta."""
+        found: dict[float, dict[int, Row]] = {}
         for row in self.rows:
             if row["study"] == study and "seed" in row and all(row[k] == v for k, v in factors.items()):
                 found.setdefault(row["beta"], {})[row["seed"]] = row

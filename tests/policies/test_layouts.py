@@ -17,7 +17,7 @@ from tether.policies.layouts import Layout, LayoutInputs, lay_out
 from tether.policies.logprobs import sequence_logprobs
 from tether.policies.packed import ACCELERATOR_COSTS, CPU_COSTS, CallCosts, PackedPlan
 from tether.records.tensors import GroupBatch, SequenceLogProbs
-from tether.tokens.collate import tensor_tokens
+from tether.tokens.collate import plan_microbatches
 
 LAYOUTS: tuple[Layout, ...] = ("padded", "shared", "packed")
 Shapes = list[tuple[int, list[int]]]
@@ -52,7 +52,9 @@ def test_every_token_has_its_place_position_and_predecessor(shapes: Shapes, layo
     assert int((segments >= 0).sum()) == int((batch.prompt_lengths * copies).sum()) + len(
         batch.completion_ids
     )
-    assert ids.numel() == tensor_tokens(batch, layout), "the token budget counts what is computed"
+    assert len(plan_microbatches(batch, ids.numel(), layout)) == 1, "the token budget counts what is computed"
+    if len(batch) > 1:
+        assert len(plan_microbatches(batch, ids.numel() - 1, layout)) > 1, "and no less"
 
 
 # -- who sees whom -------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tether.generation.measure import measure
 from tether.judging.judges import LengthJudge, Opinion, Question
 from tether.judging.pairwise import Pair
 from tether.policies.load import load_model
-from tether.records.calibration import read_calibration
+from tether.records.calibration import CALIBRATION, Calibration
 from tether.records.comparison import Verdict
 from tether.records.results import read_run
 from tether.records.rows import Preference
@@ -74,7 +74,7 @@ def test_points_rise_in_kl_and_stand_for_their_betas(found: Any) -> None:
     kls = [p.kl.estimate for p in result.points]
     assert 0 < kls[0] < kls[1] < kls[2]
     assert all(p.gain is not None for p in result.points)
-    assert read_calibration(out) == result
+    assert Calibration.model_validate_json((out / CALIBRATION).read_bytes()) == result
     assert result.answer.question == "how tight" and result.answer.seeds == 1
     assert result.cost == pytest.approx(1 + result.seconds["sample and score"] / result.seconds["train"])
 

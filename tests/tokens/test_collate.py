@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tether.errors import UsageError
-from tether.tokens.collate import Layout, collate, plan_microbatches, tensor_tokens
+from tether.tokens.collate import Layout, collate, plan_microbatches
 from tether.tokens.render import EncodedCompletion, EncodedGroup
 
 LAYOUTS: list[Layout] = ["padded", "shared", "packed"]
@@ -73,11 +73,23 @@ def test_no_rows_make_an_empty_batch():
     assert plan_microbatches(batch, 10, "padded") == []
 
 
-def test_sizes_are_those_of_the_tensors():
+@pytest.mark.parametrize(
+    ("layout", "size"), [("padded", 4 * 7), ("shared", 2 * 9), ("packed", 3 + 6 + 5 + 2)]
+)
+def test_a_budget_is_of_the_tensors_positions(layout: Layout, size: int):
     batch = collate([group(0, [0] * 3, [0] * 2, [0] * 4), group(1, [0] * 5, [0], [0])])
-    assert tensor_tokens(batch, "padded") == 4 * 7
-    assert tensor_tokens(batch, "shared") == 2 * 9
-    assert tensor_tokens(batch, "packed") == 3 + 6 + 5 + 2
+    assert plan_microbatches(batch, size, layout) == [[0, 1]]
+    assert plan_microbatches(batch, size - 1, layout) == [[0], [1]]
+
+
+def positions(groups: list[EncodedGroup], layout: Layout) -> int:
+    """Positions of one tensor of this layout, padding included."""
+    padded = [len(g.prompt_ids) + len(c.ids) for g in groups for c in g.completions]
+    whole = [len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in groups]
+    if layout == "packed":
+        return sum(whole)
+    rows = padded if layout == "padded" else whole
+    return len(rows) * max(rows, default=0)
 
 
 @settings(max_examples=120)
@@ -90,11 +102,10 @@ def test_micro_batches_hold_every_group_once_in_order_within_the_budget(
     assert [index for part in plan for index in part] == list(range(len(groups)))
     for part in plan:
         assert part
-        assert len(part) == 1 or tensor_tokens(batch.select(part), layout) <= budget
+        assert len(part) == 1 or positions([groups[i] for i in part], layout) <= budget
     for part, following in itertools.pairwise(plan):
-        assert (
-            tensor_tokens(batch.select([*part, following[0]]), layout) > budget
-        )  # no micro-batch is cut short
+        longer = [groups[i] for i in (*part, following[0])]
+        assert positions(longer, layout) > budget  # no micro-batch is cut short
 
 
 def test_a_group_over_the_budget_is_alone():
@@ -108,4 +119,4 @@ def test_senseless_budgets_and_layouts_are_refused():
     with pytest.raises(UsageError, match="max_tokens_per_microbatch"):
         plan_microbatches(batch, 0, "padded")
     with pytest.raises(UsageError, match="layout"):
-        tensor_tokens(batch, "folded")
+        plan_microbatches(batch, 10, "folded")

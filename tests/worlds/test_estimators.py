@@ -39,7 +39,7 @@ class Truth:
 def test_measures_and_win_rates_agree_with_enumeration(
     tiny: Enumerable, tiny_base: tuple[Any, Any], policy: Any, tmp_path: Path
 ) -> None:
-    """100 repetitions: KL, entropy, length, ends, win rate within 3 standard errors of the exact values."""
+    """100 repetitions: KL, reward, entropy, length, ends, win rate within 3 standard errors of exact values."""
     base, tokenizer = tiny_base
     messages = tiny.language.prompts
     words = set(tokenizer.convert_tokens_to_ids(list(tiny.language.words)))
@@ -64,6 +64,23 @@ def test_measures_and_win_rates_agree_with_enumeration(
             seed=seed,
         )
 
+    def reward(seed: int) -> float:
+        """The mean true reward, measured as users do: a stray token is read on, and counted by the world."""
+        result, _ = measure(
+            policy,
+            prompts=list(messages),
+            prompt_ids=[prompt_ids(tokenizer, message) for message in messages],
+            tokenizer=tokenizer,
+            stop_ids=frozenset({tokenizer.eos_token_id}),
+            step=0,
+            max_new_tokens=tiny.max_new_tokens,
+            samples_per_prompt=SAMPLES,
+            batch_size=48,
+            seed=seed,
+            evaluators=[tiny.evaluator()],
+        )
+        return result.scores["gold_reward"]
+
     def clean(sample: MeasuredSample) -> bool:
         *said, last = sample["ids"]
         return words.issuperset(said) and last == tokenizer.eos_token_id
@@ -87,6 +104,7 @@ def test_measures_and_win_rates_agree_with_enumeration(
             ("entropy", result.entropy * result.tokens),
             ("tokens", result.tokens),
             ("end_rate", float(np.mean([clean(sample) for sample in samples]))),
+            ("reward", reward(repetition)),
             ("win_rate", win_rate(samples, apart)),
             ("coupled", win_rate(samples, alike)),
         ):
@@ -98,7 +116,7 @@ def test_measures_and_win_rates_agree_with_enumeration(
         / (np.std(values, ddof=1) / math.sqrt(REPETITIONS))
         for name, values in found.items()
     }
-    for name in ("kl", "entropy", "tokens", "end_rate", "win_rate"):
+    for name in ("kl", "reward", "entropy", "tokens", "end_rate", "win_rate"):
         assert abs(away[name]) < 3, (name, away)
     # Answers drawn with the policy's own noise are no independent opponents: that is another number.
     assert abs(away["coupled"]) > 3, away

@@ -1,9 +1,7 @@
 """What `tether calibrate` finds: a trained model turned up and down, and the strength that follows."""
 
-from pathlib import Path
-
 from tether.records.findings import Answer, Estimate, RuleFinding
-from tether.records.results import SCHEMA, Record, read_document
+from tether.records.results import SCHEMA, Record
 
 CALIBRATION = "calibration.json"
 
@@ -51,15 +49,3 @@ class Calibration(Record):
     cost: float
     """All of it in training runs on all pairs."""
     notes: tuple[str, ...] = ()
-
-
-def read_calibration(folder: Path) -> Calibration:
-    """Read `calibration.json` of a folder.
-
-    Raises:
-        RunFolderError: there is none, or another version of tether wrote it.
-
-    """
-    path = folder / CALIBRATION
-    absent = f"{path}: not there; make it with tether calibrate --output-dir {folder}"
-    return read_document(Calibration, path, absent)

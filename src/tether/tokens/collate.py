@@ -43,14 +43,6 @@ def _ids(values: Iterable[int]) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.int64)
 
 
-def tensor_tokens(batch: GroupBatch, layout: Layout) -> int:
-    """Return how many token positions the batch takes as one tensor of this layout, padding included."""
-    size = _Size(layout)
-    for prompt, completions in _lengths(batch):
-        size.add(prompt, completions)
-    return size.tokens
-
-
 def plan_microbatches(batch: GroupBatch, max_tokens: int, layout: Layout) -> list[list[int]]:
     """Cut the batch into micro-batches of at most `max_tokens` positions each; indices of groups, in order.
 
@@ -82,10 +74,6 @@ class _Size:
             raise UsageError(f"layout: {layout!r}; one of padded, shared, packed")
         self._layout = layout
         self._rows = self._longest = self._sum = 0
-
-    @property
-    def tokens(self) -> int:
-        return self._sum if self._layout == "packed" else self._rows * self._longest
 
     def with_group(self, prompt: int, completions: list[int]) -> int:
         """Return the positions there would be with one more group."""
