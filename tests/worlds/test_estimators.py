@@ -39,7 +39,7 @@ class Truth:
 def test_measures_and_win_rates_agree_with_enumeration(
     tiny: Enumerable, tiny_base: tuple[Any, Any], policy: Any, tmp_path: Path
 ) -> None:
-    """100 repetitions: KL, reward, entropy, length, ends, win rate within 3 standard errors of exact values."""
+    """100 repetitions: KL, reward, entropy, length, ends, wins: within 3 standard errors of exact values."""
     base, tokenizer = tiny_base
     messages = tiny.language.prompts
     words = set(tokenizer.convert_tokens_to_ids(list(tiny.language.words)))
