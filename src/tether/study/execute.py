@@ -34,6 +34,7 @@ from tether.study.bench import Bench
 from tether.study.executor import Event, Executor, LocalWorkers
 from tether.study.extras import complete
 from tether.study.grid import EXCLUDED, Cell, cells, pinned_study
+from tether.study.leftover import stopped, wait_for_end
 from tether.study.plan import StudyPlan, plan_study
 from tether.training.hardware import hardware, versions
 from tether.training.score import device_of
@@ -272,26 +273,6 @@ class StudyFolder:
                 f"{self.path}: this folder holds another study: {'; '.join(differences)}; add cells with "
                 "tether study add, or choose another --output-dir"
             )
-
-
-def stopped(record: CellRecord) -> CellRecord:
-    """Return a cell that ran, as interrupted: what stopped it is no fault of its own."""
-    return record.model_copy(update={"state": "interrupted", "attempts": max(record.attempts - 1, 0)})
-
-
-def wait_for_end(process: int | None, seconds: float = 120.0) -> None:
-    """Wait until a worker of a killed study has saved and gone."""
-    deadline = time.monotonic() + seconds
-    while process is not None and _is_worker(process) and time.monotonic() < deadline:
-        time.sleep(0.2)
-
-
-def _is_worker(process: int) -> bool:
-    try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return b"tether.study.worker" in words
 
 
 class Running:
