@@ -266,9 +266,26 @@ def test_rows_or_a_model_that_changed_in_between_are_refused(make_study: Make, t
     other.save_pretrained(tmp_path / "model-in")
     record = run_here(make_study(beta=[0.1], add=[{"beta": [0.2]}]))
     assert record.cells[1].state == "failed"
-    assert "not the model this study began with" in str(record.cells[1].error)
+    assert "model-in: not what this study began with: weights" in str(record.cells[1].error)
     model.write_bytes(weights_then)
     assert run_here(make_study(beta=[0.1], add=[{"beta": [0.2]}])).cells[1].state == "finished"
+
+
+def test_a_reference_that_changed_in_between_is_refused_not_mixed_in(
+    make_study: Make, tmp_path: Path
+) -> None:
+    place = tmp_path / "other"
+    save_model(place, tiny_model("llama", seed=5))
+    named = {"beta": [0.1], "reference": [f"model:{place}"]}
+    assert run_here(make_study(**named)).cells[0].state == "finished"
+    weights = place / "model.safetensors"
+    then = weights.read_bytes()
+    tiny_model("llama", seed=6).save_pretrained(place)
+    record = run_here(make_study(**named, add=[{"beta": [0.2]}]))
+    assert [cell.state for cell in record.cells] == ["finished", "failed"]
+    assert f"model:{place}: not what this study began with: weights" in str(record.cells[1].error)
+    weights.write_bytes(then)
+    assert run_here(make_study(**named, add=[{"beta": [0.2]}])).cells[1].state == "finished"
 
 
 def test_a_study_that_goes_on_keeps_its_threads(make_study: Make) -> None:

@@ -3,7 +3,6 @@
 The first worker that needs the start model's measures makes them; the others wait and read them.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,17 +160,7 @@ class Bench:
 
         """
         loaded = start_model(self.common, self.shared, frozen=True)
-        now = {"weights": loaded.weights, "adapter": loaded.adapter}
-        path = self.folder / SHARED / START / "identity.json"
-        with self.shared.lock(START, "identity"):
-            known = json.loads(path.read_text()) if path.is_file() else None
-            if known is None:
-                write_json(path, now)
-            elif known != now:
-                raise RunFolderError(
-                    f"{loaded.path}: not the model this study began with: weights {now['weights']}, were "
-                    f"{known['weights']}; put it back, or start another study"
-                )
+        self.shared.hold(str(loaded.path), {"weights": loaded.weights, "adapter": loaded.adapter})
         return loaded.model.eval()
 
     def load(self) -> None:

@@ -7,6 +7,7 @@ it itself. Rows and reference tables are also kept on disk: another process wait
 import copy
 import fcntl
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -18,10 +19,10 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from tether.config.launch import process_count
-from tether.errors import UsageError
+from tether.errors import RunFolderError, UsageError
 from tether.policies.artifact import MANIFEST
 from tether.policies.load import LoadedModel
-from tether.records.results import write_text
+from tether.records.results import write_json, write_text
 from tether.records.rows import canonical_json
 
 ONE_AT_A_TIME = frozenset({"scorers", "reference tokens"})
@@ -107,9 +108,37 @@ class Kept(Shared):
         own = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
         return replace(loaded, model=own)
 
+    def hold(self, name: str, now: Mapping[str, str | None]) -> None:
+        """Hold every run of this folder to what the first one found under this name.
+
+        Raises:
+            RunFolderError: it is something else now; a run of it beside the others would compare two things.
+
+        """
+        place = _place("names", {"name": name})
+        path = self._folder / "names" / f"{place}.json"
+        with self.lock("names", place):
+            if not path.is_file():
+                write_json(path, {"name": name, **now})
+            known = json.loads(path.read_text())
+        for key, value in now.items():
+            if known.get(key) != value:
+                raise RunFolderError(
+                    f"{name}: not what this study began with: {key} {value}, was {known.get(key)}; "
+                    "put it back, or start another study"
+                )
+
     @contextmanager
     def reference(self, folder: Path, key: Key) -> Generator[None]:
-        """Bring the reference in before, and keep it after, alone among all processes."""
+        """Bring the reference in before, and keep it after, alone among all processes.
+
+        Raises:
+            RunFolderError: a named model is not the one it was in a run before (see `hold`).
+
+        """
+        if str(key["kind"]).startswith("model:"):
+            scored = key["scored"]
+            self.hold(key["kind"], {name: scored[name] for name in ("weights", "adapter", "tokenizer")})
         place = _place("references", key)
         kept = self._folder / "references" / place
         with self.lock("references", place):
