@@ -84,6 +84,26 @@ def test_a_study_whose_options_file_is_lost_goes_on_from_its_record(call: Call, 
     assert code == 2 and "name what to add" in err
 
 
+@pytest.mark.parametrize(("state", "status"), [("failed", 1), ("finished", 0)])
+def test_a_study_of_which_every_cell_failed_says_so_by_its_exit_code(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, status: int
+) -> None:
+    record = make_study(tmp_path, betas=(0.3, 0.1), seeds=(0,))
+    failed = record.cells[0].model_copy(update={"state": "failed", "error": "no"})
+    other = record.cells[1].model_copy(update={"state": state, "error": None})
+    record = record.model_copy(update={"cells": (failed, other)})
+
+    def ran(*_: Any, **__: Any) -> StudyRecord:
+        return record
+
+    monkeypatch.setattr("tether.api.study_config", ran)
+    words = ("study", "--model", "m", "--data", "d.jsonl", "--output-dir", tmp_path)
+    code, out, _ = call(*words, "--json")
+    assert code == status and json.loads(out)["cells"][1]["state"] == state
+    code, out, _ = call(*words)
+    assert code == status and "failed" in out
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
