@@ -41,7 +41,7 @@ BETAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 QUICK = (
     Workload("hh", "HH-like", "hh", 48, memory=True, must={SHIPPED: 7.0, PATCHED: 3.5}),
     Workload("uf", "UltraFeedback-like", "uf", 16, memory=True, must={SHIPPED: 4.3, PATCHED: 2.5}),
-    Workload("lora", "LoRA, HH-like", "hh", 32, lora=True, must={SHIPPED: 9.0}),
+    Workload("lora", "LoRA, HH-like", "hh", 32, lora=True, learning_rate=1e-3, must={SHIPPED: 9.0}),
 )
 
 FULL = (

@@ -35,21 +35,26 @@ def _world(name: str, table: Table) -> list[str]:
     found: list[tuple[float, str]] = []
     for (loss, reference), label in OBJECTIVES.items():
         arm = table.arm("needed", loss_type=loss, reference=reference)
-        if not arm:
-            continue
-        beta = best(arm)
-        rows = arm[beta]
-        end = " (end)" if beta in (min(arm), max(arm)) else ""
-        means = [mean(row[k] for row in rows.values()) for k in COLUMNS]
-        gaps = (
-            ("", "")
-            if arm == own
-            else (_told(paired(rows, peak), len(rows)), _told(at_equal_kl(rows, curve), len(rows)))
-        )
-        reward, *others = (f"{value:.2f}" for value in means)
-        cells = [name, label, f"{beta:g}{end}", reward, *gaps, *others]
-        found.append((means[0], f"| {' | '.join(cells)} |"))
+        if arm:
+            beta = best(arm)
+            end = " (end)" if beta in (min(arm), max(arm)) else ""
+            gaps = () if arm == own else (arm[beta], peak, curve)
+            found.append(_row([name, label, f"{beta:g}{end}"], arm[beta], gaps))
+    more = table.arm("tight")
+    if more and best(more) not in own:
+        beta = best(more)
+        found.append(_row([name, "DPO, a beta the others were not given", f"{beta:g}"], more[beta], ()))
     return [line for _, line in sorted(found, reverse=True)]
+
+
+def _row(head: Sequence[str], rows: Mapping[int, Row], gaps: Sequence[Any]) -> tuple[float, str]:
+    """Return a model's mean reward and its line; `gaps` are its rows, DPO's best and DPO's curve."""
+    reward, *others = (mean(row[k] for row in rows.values()) for k in COLUMNS)
+    beside = ["", ""]
+    if gaps:
+        here, peak, curve = gaps
+        beside = [_told(paired(here, peak), len(here)), _told(at_equal_kl(here, curve), len(here))]
+    return reward, f"| {' | '.join([*head, f'{reward:.2f}', *beside, *(f'{v:.2f}' for v in others)])} |"
 
 
 def _curve(table: Table) -> dict[int, list[Row]]:

@@ -49,6 +49,8 @@ def _varied(there: Mapping[str, Table]) -> str:
     """Say whether the best beta stays where the learning rate and the number of pairs change."""
     lines: list[str] = []
     for name, table in there.items():
+        if "varied" not in {row["study"] for row in table.rows}:
+            continue
         arms: dict[tuple[float, float], dict[float, Row]] = {}
         for row in table.rows:
             if row["study"] in ("tight", "varied") and row.get("seed") == 0:
@@ -57,7 +59,7 @@ def _varied(there: Mapping[str, Table]) -> str:
             told = ", ".join(f"{b:g}: {rows[b]['reward']:.2f}" for b in sorted(rows, reverse=True))
             best = max(rows, key=lambda b: rows[b]["reward"])
             lines.append(f"| {name} | {rate:g} | {share:g} | {best:g} | {told} |")
-    if not any("varied" in {row["study"] for row in table.rows} for table in there.values()):
+    if not lines:
         return ""
     return (
         "## Another learning rate, fewer pairs (first seed)\n\n"
