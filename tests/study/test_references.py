@@ -132,6 +132,8 @@ def test_refusals_are_one_line(place: Path) -> None:
     for names, said in ((["self", "self"], "each once"), (["gpt"], "not known here"), ([], "at least one")):
         with pytest.raises(UsageError, match=said):
             api.compare_references(place / "base", place / "rows.jsonl", names)
+    with pytest.raises(UsageError, match="--rows: 0; give at least 1"):
+        api.compare_references(place / "base", place / "rows.jsonl", ["self"], rows=0)
 
 
 def test_suggestions_rest_on_their_numbers() -> None:

@@ -77,7 +77,7 @@ def compare_references(
     `prompts` prompts answered.
 
     Raises:
-        UsageError: no reference, one named twice, or a kind that cannot be scored here.
+        UsageError: no reference, one named twice, a kind that cannot be scored here, or no rows asked for.
         DataError: no pair of a chosen and a rejected completion.
 
     """
@@ -85,6 +85,9 @@ def compare_references(
     named = [_spelled(name) for name in references]
     if not named or len(set(named)) != len(named):
         raise UsageError("--reference: name at least one, each once: self,prior,model:PATH,artifact:PATH")
+    for option, value, least in (("--rows", rows, 1), ("--prompts", prompts, 0)):
+        if value < least:
+            raise UsageError(f"{option}: {value}; give at least {least}")
     pins = Pins()
     config, named = pinned_config(config, pins), [pins.reference(name) for name in named]
     watcher.stage("reading data")
