@@ -102,11 +102,14 @@ def _process(run: Path) -> int | None:
     lock = run / LOCK
     try:
         number = int(lock.read_text())
+    except (OSError, ValueError):
+        return None
+    try:
         # The number alone may be another process's by now; only the run itself has its lock open.
         held = any(entry.exists() and entry.samefile(lock) for entry in Path(f"/proc/{number}/fd").iterdir())
     except PermissionError:
         return number  # another user's process: its number is all that can be seen
-    except (OSError, ValueError):
+    except OSError:
         return None
     return number if held else None
 
