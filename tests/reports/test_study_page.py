@@ -38,7 +38,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a judged study with its report."""
     folder = tmp_path_factory.mktemp("study")
     made = make_study(
-        folder, betas=(1.0, 0.1, 0.01), references=("self", "none", "model:strong"), shape=Shape(prompts=40)
+        folder, betas=(1.0, 0.1, 0.01), references=("self", "none", "model:strong"), shape=Shape(prompts=110)
     )
     write_json(folder / "study.json", made.model_copy(update={"judge": "gold_reward"}))
     (folder / "study.yaml").write_text("beta: [1.0, 0.1, 0.01]\n", encoding="utf-8")
@@ -187,8 +187,8 @@ def test_any_held_out_row_has_a_page_of_every_setting(study: Path, found: Findin
     assert shown[: len(own)] == [number(float(value), 2, signed=True) for value in values]
     with (study / "examples" / "eval.jsonl_17.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == len(shown)
-    with pytest.raises(RunFolderError, match=r"eval\.jsonl:99: no such row is held out.*lists all 40"):
-        write_example(study, "eval.jsonl:99")
+    with pytest.raises(RunFolderError, match=r"eval\.jsonl:999: no such row is held out.*lists all 110"):
+        write_example(study, "eval.jsonl:999")
 
 
 def test_the_page_allows_no_script_and_no_request(study: Path, page: Page) -> None:
