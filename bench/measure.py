@@ -193,13 +193,12 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
 
 def _round(workload: Workload, ours: Job, theirs: Job, turns: Turns) -> tuple[Outcome, dict[str, Outcome]]:
     """Run our side once, then the peer in each setting."""
-    if workload.betas:
-        own = _study(workload, ours, turns)
-        return own, {
-            n: _one_by_one(workload, replace(theirs, **COLUMNS[n]), turns) for n in columns_of(workload)
-        }
-    own = turns.run(ours).outcome
-    return own, {n: turns.run(replace(theirs, **COLUMNS[n])).outcome for n in columns_of(workload)}
+    own = _study(workload, ours, turns) if workload.betas else turns.run(ours).outcome
+    others: dict[str, Outcome] = {}
+    for name in columns_of(workload):
+        job = replace(theirs, **COLUMNS[name])
+        others[name] = _one_by_one(workload, job, turns) if workload.betas else turns.run(job).outcome
+    return own, others
 
 
 def columns_of(workload: Workload) -> list[str]:

@@ -21,6 +21,14 @@ class Found:
     seeds: int = 0
     words: str = ""
 
+    @property
+    def number(self) -> str:
+        """The difference and its interval, as far as there are any."""
+        if self.estimate is None:
+            return ""
+        ends = "" if self.low is None else f" ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.estimate:+.2f}{ends}"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -133,11 +141,8 @@ def _beside_self(table: Table, reference: str) -> Found:
     if peak in other:
         return found
     whole = judged(paired(other[best(other)], own[peak]))
-    interval = "" if whole.low is None else f" ({whole.low:.2f} to {whole.high:.2f})"
-    more = (
-        f"self is best at {peak:g}, not tried with {reference}, whose best less that is {whole.estimate:+.2f}"
-    )
-    return replace(found, words=f"{found.words}; {more}{interval}")
+    more = f"self is best at {peak:g}, not tried with {reference}, whose best less that is {whole.number}"
+    return replace(found, words=f"{found.words}; {more}")
 
 
 def _reference_helps(table: Table) -> Found:

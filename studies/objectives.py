@@ -12,8 +12,6 @@ from tether.study.collect import OBJECTIVES
 DPO = {"loss_type": "sigmoid", "reference": "self"}
 COLUMNS = ("reward", "kl", "tokens", "entropy", "fluent")
 
-Arm = Mapping[Any, Mapping[int, Row]]
-
 
 def objectives(there: Mapping[str, Table]) -> str:
     """Return a table of every objective in every world where the second question was asked."""
@@ -86,6 +84,4 @@ def at_equal_kl(rows: Mapping[int, Row], curve: Mapping[int, Sequence[Row]]) -> 
 def _told(gaps: Sequence[float], seeds: int) -> str:
     if len(gaps) < seeds:
         return f"beyond DPO's KL in {seeds - len(gaps)} of {seeds} seeds"
-    found = judged(gaps)
-    ends = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
-    return f"{found.estimate:+.2f}{ends}"
+    return judged(gaps).number

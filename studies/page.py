@@ -83,12 +83,10 @@ def _told(claim: str, table: Table, seeds: int) -> str:
         found = CLAIMS[claim](table)
     except (KeyError, ValueError, StopIteration, ZeroDivisionError):
         return "not run"
-    number = ""
-    if found.estimate is not None:
-        ends = f" ({found.low:.2f} to {found.high:.2f})" if found.low is not None else ""
-        number = f" {found.estimate:+.2f}{ends}"
     fewer = f"{found.seeds} of {seeds} seeds" if found.seeds < seeds else ""
-    return "; ".join(part for part in (f"**{found.verdict}**{number}", found.words, fewer) if part)
+    return "; ".join(
+        part for part in (f"**{found.verdict}** {found.number}".rstrip(), found.words, fewer) if part
+    )
 
 
 def _curves(name: str, table: Table, pictures: Sequence[tuple[str, str]]) -> str:

@@ -118,9 +118,7 @@ class _Places:
 def _places(batch: GroupBatch, *, one_row: bool) -> _Places:
     begin = starts_of(batch.completion_lengths)
     first = starts_of(batch.sizes)
-    sizes = batch.prompt_lengths + torch.zeros(len(batch), dtype=torch.int64).index_add_(
-        0, batch.group_of, batch.completion_lengths
-    )
+    sizes = batch.group_lengths
     prompt_column = starts_of(sizes) if one_row else torch.zeros_like(sizes)
     inside = begin - begin[first][batch.group_of]
     completion_column = (prompt_column + batch.prompt_lengths)[batch.group_of] + inside

@@ -70,6 +70,11 @@ class GroupBatch:
         """How many completions each group has."""
         return torch.bincount(self.group_of, minlength=len(self))
 
+    @property
+    def group_lengths(self) -> Int64[Tensor, " G"]:
+        """Tokens of each group: its prompt once, and all its completions."""
+        return self.prompt_lengths.clone().index_add_(0, self.group_of, self.completion_lengths)
+
     def sequences_of(self, groups: Sequence[int]) -> Int64[Tensor, " m"]:
         """Return the sequence indices of these groups, group after group."""
         return places(self.sizes, torch.tensor(list(groups), dtype=torch.int64))

@@ -33,6 +33,7 @@ from tether.records.study import crossed_score
 from tether.study.board import Array, Board, Words
 from tether.study.crossed import HALVES, check_half, half_config
 from tether.study.dialler import Answers, Dialler, Judging, Samples, within
+from tether.study.estimates import of_interval
 from tether.study.price import LIMIT, cost_note, halves_in_wholes, looks_of
 from tether.study.rules import CROSS_FITTED
 from tether.study.tight import how_tight
@@ -203,7 +204,7 @@ def _found(
         DialPoint(
             dial=value,
             beta=config.beta / value,
-            kl=_estimate(columns.kl(value)),
+            kl=of_interval(mean_interval(columns.kl(value))),
             gain=gains.get(_name(value)),
             cross_fitted=None if crossed is None else crossed.gains.get(_name(value)),
             tokens=float(np.mean([behaved[name, value].tokens for name in names])),
@@ -350,9 +351,3 @@ def _behaviour(samples: Samples) -> Behaviour:
         distinct=distinct(ids),
         large_share=float(sum(sample["large_start"] for sample in samples) / tokens.sum()),
     )
-
-
-def _estimate(values: Array) -> Estimate:
-    found = mean_interval(values)
-    low, high, se = (float(v) if math.isfinite(v) else None for v in (found.low, found.high, found.se))
-    return Estimate(estimate=found.estimate, low=low, high=high, se=se, n=found.n, level=found.level)

@@ -9,7 +9,6 @@ import torch
 
 from tether.config.train import TrainConfig
 from tether.errors import Interrupted, TetherError
-from tether.policies.artifact import read_manifest
 from tether.records.results import RunRecord, read_lines, read_run, write_json
 from tether.records.study import CELL, CellRecord, cell_folder, measures, read_record
 from tether.study.bench import Bench
@@ -61,9 +60,6 @@ def _train_and_measure(bench: Bench, cell_id: str, watcher: Watcher, seconds: di
             run = known
         else:
             bench.load()
-            kind, _, path = cell.config.reference.partition(":")
-            if kind == "artifact":
-                bench.shared.hold(cell.config.reference, {"digest": read_manifest(Path(path))["digest"]})
             evaluators = bench.evaluators if cell.config.measure_prompts else []
             run = train(cell.config, given=Given(shared=bench.shared), evaluators=evaluators, watcher=watcher)
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tether.analysis.sequences import Array, length_slope, ranking
-from tether.analysis.stats import Interval, mean_interval
+from tether.analysis.stats import mean_interval
 from tether.config.hub import Pins
 from tether.config.sources import model_name
 from tether.config.train import TrainConfig
@@ -23,6 +23,7 @@ from tether.policies.reference import ReferenceTable
 from tether.records.findings import Estimate
 from tether.records.references import ReferenceComparison, ReferenceFacts
 from tether.records.rows import Preference, canonical_json
+from tether.study.estimates import of_interval
 from tether.tokens.load import load_tokenizer, stop_ids
 from tether.tokens.render import Renderer
 from tether.training.policy import pinned_config
@@ -239,21 +240,7 @@ def correlation(first: Array, second: Array) -> float | None:
 def _mean(
     values: Array, prompts: np.ndarray | None = None, *, bounds: tuple[float, float] | None = None
 ) -> Estimate:
-    return _estimate(mean_interval(values, clusters=prompts, bounds=bounds))
-
-
-def _estimate(found: Interval) -> Estimate:
-    def finite(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
-
-    return Estimate(
-        estimate=found.estimate,
-        low=finite(found.low),
-        high=finite(found.high),
-        se=finite(found.se),
-        n=found.n,
-        level=found.level,
-    )
+    return of_interval(mean_interval(values, clusters=prompts, bounds=bounds))
 
 
 def _divergences(

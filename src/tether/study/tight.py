@@ -23,6 +23,7 @@ from tether.analysis.selection import (
 from tether.records.findings import Answer, DialCost, Estimate, Regret, Setting, Tight
 from tether.reports.tables import brief, count, with_error
 from tether.study.board import POWER, Array, Board, Dialled, Index, standard_error, tightness
+from tether.study.estimates import of_difference
 from tether.study.words import among, interval_text, models, named, seeds_text
 
 CLAIM = "Training at a strength tried here makes the model better than the start model."
@@ -66,7 +67,10 @@ def how_tight(board: Board, arm: str, *, alpha: float = 0.05, seed: int = 0) -> 
         best_looking=mine.name(rows[picked.looking]),
         set=tuple(mine.name(rows[place]) for place in picked.found.members),
         p_values={mine.name(row): p for row, p in zip(rows, picked.found.p_values, strict=True)},
-        gains={mine.name(row): _estimate(mine, picked, place) for place, row in enumerate(rows) if place},
+        gains={
+            mine.name(row): of_difference(picked.against_start, place, mine.n)
+            for place, row in enumerate(rows[1:])
+        },
         prompts_needed=None if answer.verdict == "supported" else _needed(mine, picked),
         smallest_visible=_visible(mine, picked),
         dial=None if chosen is None else dial_cost(mine, board.dialled, rows[chosen], seed=seed),
@@ -90,23 +94,11 @@ def _pick(board: Board, rows: list[int], alpha: float, seed: int) -> _Picked:
     return _Picked(rows, found, against, chosen, sure)
 
 
-def _estimate(board: Board, picked: _Picked, place: int) -> Estimate:
-    found = picked.against_start
-    return Estimate(
-        estimate=float(found.estimates[place - 1]),
-        low=float(found.low[place - 1]),
-        high=float(found.high[place - 1]),
-        se=float(found.standard_errors[place - 1]),
-        n=board.n,
-        level=found.level,
-    )
-
-
 def _answer(board: Board, arm: str, picked: _Picked, alpha: float) -> Answer:
     found, chosen = picked.found, picked.chosen
     members = tuple(sorted(found.members))
     place = picked.looking if chosen is None else chosen
-    estimate = _estimate(board, picked, place)
+    estimate = of_difference(picked.against_start, place - 1, board.n)
     looking = board.name(picked.rows[picked.looking])
     others = [board.name(picked.rows[m]) for m in members if m != 0]
     if chosen is not None:

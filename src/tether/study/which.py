@@ -8,17 +8,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tether.analysis.selection import Differences, simultaneous_differences
+from tether.analysis.selection import simultaneous_differences
 from tether.records.findings import (
     Answer,
     Comparison,
-    Estimate,
     ReferenceDistance,
     Setting,
     ShuffleControl,
 )
 from tether.study.arms import Side, compare, few_tried
 from tether.study.board import Array, Board
+from tether.study.estimates import of_difference
 from tether.study.needed import DPO, is_dpo
 from tether.study.words import interval_text, seeds_text
 
@@ -111,22 +111,11 @@ def shuffle_controls(board: Board, *, alpha: float, seed: int = 0) -> list[Shuff
             gain=float(gains[given]),
             shuffled_gain=float(gains[mixed]),
             share=float(gains[mixed] / gains[given]) if gains[given] > 0 else None,
-            difference=_estimate(board, found, k),
-            shuffled=_estimate(board, found, len(both) + k),
+            difference=of_difference(found, k, board.n),
+            shuffled=of_difference(found, len(both) + k, board.n),
         )
         for k, (given, mixed) in enumerate(both)
     ]
-
-
-def _estimate(board: Board, found: Differences, k: int) -> Estimate:
-    return Estimate(
-        estimate=float(found.estimates[k]),
-        low=float(found.low[k]),
-        high=float(found.high[k]),
-        se=float(found.standard_errors[k]),
-        n=board.n,
-        level=found.level,
-    )
 
 
 def distances(ratios: Mapping[str, Array]) -> list[ReferenceDistance]:

@@ -206,7 +206,7 @@ def shares(batch: GroupBatch, count: int) -> list[list[int]]:
     """Deal the groups of a batch out, longest first, to whoever has the fewest tokens; in order for each."""
     if count == 1:
         return [list(range(len(batch)))]
-    sizes = batch.prompt_lengths.clone().index_add_(0, batch.group_of, batch.completion_lengths).tolist()
+    sizes = batch.group_lengths.tolist()
     dealt: list[list[int]] = [[] for _ in range(count)]
     held = [0] * count
     for group in sorted(range(len(batch)), key=lambda g: (-sizes[g], g)):

@@ -9,7 +9,7 @@ from tether.config.train import TrainConfig
 from tether.errors import ReferenceMismatch, UsageError
 from tether.generation.measure import same_vocabulary
 from tether.objectives import needs_live_reference
-from tether.policies.artifact import MANIFEST, read_artifact, write_artifact
+from tether.policies.artifact import MANIFEST, read_artifact, read_manifest, write_artifact
 from tether.policies.quantisation import by_name
 from tether.policies.reference import ReferenceIdentity, ReferenceTable, Scores, table_from_columns
 from tether.policies.sharding import in_shards, start_of
@@ -68,6 +68,7 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     Raises:
         ReferenceMismatch: it is not the one named, or cannot answer for these rows.
         GuardStop: the step-0 check failed.
+        RunFolderError: a named one is another than in earlier runs that share with this one.
 
     """
     budget, watcher = place.budget, place.watcher
@@ -82,6 +83,7 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
     if kind == "moving":
         return _moving(config, policy, place)
     if kind == "artifact":
+        place.shared.hold(config.reference, {"digest": read_manifest(Path(path))["digest"]})
         return _artifact(config, Path(path), groups, rows, budget, watcher, policy)
     part = {**prepared.names, "budget": budget, "head_chunk": config.head_chunk}
     sharded = in_shards(policy.engine.model)
@@ -94,6 +96,10 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
         )
 
     scorer, named, again = _scorer(kind, path, config, policy, rows, groups, opened)
+    if kind == "model":
+        place.shared.hold(
+            config.reference, {key: named.scored[key] for key in ("weights", "adapter", "tokenizer")}
+        )
     model = scorer[0].model if kind == "model" and same_vocabulary(policy.tokenizer, scorer[2]) else None
     live = _live(config, kind, policy, model)
     # A sum moves in its last bits with the rows beside it, so a table belongs to exactly these rows.

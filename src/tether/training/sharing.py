@@ -47,6 +47,9 @@ class Shared:
         """Return a model of the caller's own; where `frozen`, its weights may be shared: leave them."""
         return make()
 
+    def hold(self, name: str, now: Mapping[str, str | None]) -> None:
+        """Hold all runs to one thing under this name; a run alone has nothing to be held to."""
+
     @contextmanager
     def reference(self, folder: Path, key: Key) -> Generator[None]:
         """Hold the one place where this reference is made; `folder` holds it on entry if it was made."""
@@ -130,15 +133,7 @@ class Kept(Shared):
 
     @contextmanager
     def reference(self, folder: Path, key: Key) -> Generator[None]:
-        """Bring the reference in before, and keep it after, alone among all processes.
-
-        Raises:
-            RunFolderError: a named model is not the one it was in a run before (see `hold`).
-
-        """
-        if str(key["kind"]).startswith("model:"):
-            scored = key["scored"]
-            self.hold(key["kind"], {name: scored[name] for name in ("weights", "adapter", "tokenizer")})
+        """Bring the reference in before, and keep it after, alone among all processes."""
         place = _place("references", key)
         kept = self._folder / "references" / place
         with self.lock("references", place):

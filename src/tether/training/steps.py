@@ -76,8 +76,7 @@ class Plan:
         """Return a batch for every extra pass: its shortest group."""
         if not self.extra:
             return []
-        sizes = batch.prompt_lengths.clone().index_add_(0, batch.group_of, batch.completion_lengths)
-        return [batch.select([int(sizes.argmin())])] * self.extra
+        return [batch.select([int(batch.group_lengths.argmin())])] * self.extra
 
 
 @dataclass(frozen=True)

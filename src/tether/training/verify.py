@@ -46,8 +46,7 @@ def noise_bound(engine: Engine, batch: GroupBatch, sums: Tensor, budget: int) ->
         GuardStop: one row alone gives two answers.
 
     """
-    sizes = batch.prompt_lengths.clone().index_add_(0, batch.group_of, batch.completion_lengths)
-    few = batch.select(sizes.argsort(stable=True)[:NOISE_ROWS].tolist())
+    few = batch.select(batch.group_lengths.argsort(stable=True)[:NOISE_ROWS].tolist())
     alone, again = (
         [update_logprobs(engine, few.select([row]), budget).sums for row in rows]
         for rows in (range(len(few)), [0])
