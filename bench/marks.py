@@ -54,10 +54,10 @@ class Marks:
         self._step_began = time.perf_counter()
 
     def _after_step(self, *_: Any) -> None:
+        self.stages["optimizer"] += time.perf_counter() - self._step_began
         self._done += 1
         if self._done == self._updates:
             self.last()
-        self.stages["optimizer"] += time.perf_counter() - self._step_began
 
     def last(self) -> None:
         """Stop the clock."""
