@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -286,6 +287,21 @@ def test_a_reference_that_changed_in_between_is_refused_not_mixed_in(
     assert f"model:{place}: not what this study began with: weights" in str(record.cells[1].error)
     weights.write_bytes(then)
     assert run_here(make_study(**named, add=[{"beta": [0.2]}])).cells[1].state == "finished"
+
+
+def test_an_artifact_that_changed_in_between_is_refused_too(make_study: Make, tmp_path: Path) -> None:
+    place = save_model(tmp_path / "other", tiny_model("llama", seed=5))
+    made = make_study(beta=[0.1], reference=["self", f"model:{place}"], output_dir=str(tmp_path / "made"))
+    run_here(made)
+    first, second = sorted((tmp_path / "made" / "cells").glob("*/reference"))
+    artifact = tmp_path / "artifact"
+    shutil.copytree(first, artifact)
+    named = {"beta": [0.1], "reference": [f"artifact:{artifact}"], "output_dir": str(tmp_path / "study")}
+    assert run_here(make_study(**named)).cells[0].state == "finished"
+    shutil.copytree(second, artifact, dirs_exist_ok=True)
+    record = run_here(make_study(**named, add=[{"beta": [0.2]}]))
+    assert record.cells[1].state == "failed"
+    assert f"artifact:{artifact}: not what this study began with: digest" in str(record.cells[1].error)
 
 
 def test_a_study_that_goes_on_keeps_its_threads(make_study: Make) -> None:
