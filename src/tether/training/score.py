@@ -57,9 +57,9 @@ def device_of(name: str) -> torch.device:
 
 
 def default_budget(device: torch.device) -> int:
-    """Return the token budget of a micro-batch where the user gave none (small is free on a CPU)."""
+    """Return the token budget of a micro-batch where the user gave none (on a CPU a larger one gains nothing)."""
     if device.type != "cuda":
-        return 1024
+        return 1536
     free, _ = torch.cuda.mem_get_info(device)
     return 16384 if free > 40 * 2**30 else 8192
 

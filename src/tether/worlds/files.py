@@ -128,10 +128,10 @@ def existing(name: str, version: int, out: Path, made: dict[str, int]) -> WorldF
 
     """
     if out.exists() and not out.is_dir():
-        raise RunFolderError(f"{out}: is a file; name a new folder with --out")
+        raise RunFolderError(f"{out}: is a file; name a new folder")
     if not out.is_dir() or not any(out.iterdir()):
         return None
-    advice = "name a new folder with --out, or remove this one"
+    advice = "name a new folder, or remove this one"
     if not (out / "world.json").is_file():
         raise RunFolderError(f"{out}: the folder is not empty and holds no world; {advice}")
     record = read_world(out)
