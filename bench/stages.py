@@ -7,6 +7,7 @@ compared over versions; the sum is not quite the time of a run, whose caches are
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,16 @@ def _model_stages(
     parameters = list(engine.model.parameters())
     attention = sum(_attention(engine.model, part, device) for part in parts)
     head = sum(_head(taken, part, config.head_chunk, device) for part in parts)
+    one_call = replace(engine, layout="varlen")
+    # Which of the two a GPU runs faster is what this pair of lines is for; the CPU has the first only.
+    other: Stages = {}
+    if device.type == "cuda":
+        other["gradient, varlen"] = _best(lambda: update_gradient(one_call, batch, table, budget))
     return {
         "layout": _best(lambda: [lay_out(part, "packed", device) for part in parts]),
         "reference, per update": _best(lambda: update_logprobs(engine, batch, budget)),
         "gradient, whole": _best(lambda: update_gradient(engine, batch, table, budget)),
+        **other,
         "gradient: attention": attention,
         "gradient: head": head,
         "clip": _best(lambda: torch.nn.utils.clip_grad_norm_(parameters, 1.0)),

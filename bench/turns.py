@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TRIES = 5
 """Of a run; then its round begins again."""
 ROUNDS = 3
-PROBES = 7
-"""At the start of a round; their median is the machine's usual rate in it."""
+WARMING, PROBES = 5, 7
+"""At the start of a round, the first thrown away: an idle host grants a burst that no run of a minute keeps.
+The others' median is the machine's usual rate in that round."""
 
 CHILDREN = {"tether": "bench.ours", "tether-score": "bench.ours", "trl": "bench.theirs"}
 
@@ -74,7 +75,8 @@ class Turns:
         """Return the machine's usual rate: a median, for a best one is luck on a shared host."""
         key = (device, bf16)
         if key not in self._usual:
-            self._usual[key] = statistics.median(square_rate(device, bf16) for _ in range(PROBES))
+            rates = [square_rate(device, bf16) for _ in range(WARMING + PROBES)]
+            self._usual[key] = statistics.median(rates[WARMING:])
         return self._usual[key]
 
     def unclocked(self, job: Job) -> Outcome:

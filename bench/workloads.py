@@ -48,7 +48,7 @@ FULL = (
     *QUICK,
     Workload("hh-256", "HH-like, 256 pairs", "hh", 256, must={SHIPPED: 7.0, PATCHED: 3.5, GROUPED: 2.0}),
     Workload("uf-64", "UltraFeedback-like, 64 pairs", "uf", 64, must={SHIPPED: 4.3, PATCHED: 2.5}),
-    Workload("betas", "8 betas, HH-like", "hh", 32, betas=BETAS, repeats=2, must={SHIPPED: 9.0}),
+    Workload("betas", "8 betas, HH-like", "hh", 64, betas=BETAS, repeats=2, must={SHIPPED: 9.0}),
     Workload("long", "2k prompt, 200 answer", "long", 16, max_length=3072, must={SHIPPED: 5.0}),
     Workload("20m-hh", "20 M, 32k vocabulary, HH-like", "hh", 16, "20M"),
     Workload("20m-uf", "20 M, 32k vocabulary, UF-like", "uf", 8, "20M"),

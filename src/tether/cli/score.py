@@ -32,7 +32,7 @@ def score(
     device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
     bf16: Annotated[bool | None, Parameter(help="bf16 compute; unset: on CUDA only.")] = None,
     layout: Annotated[
-        Literal["auto", "padded", "shared", "packed"], Parameter(help="How rows are laid out.")
+        Literal["auto", "padded", "shared", "packed", "varlen"], Parameter(help="How rows are laid out.")
     ] = "auto",
     json: Annotated[bool, Parameter(help="Print the record as JSON.", negative="")] = False,
     quiet: Annotated[bool, Parameter(help="No progress.", negative="")] = False,

@@ -131,7 +131,7 @@ class TrainConfig(AdapterOptions):
     seed: int = knob("Optimiser", "Of everything random.", 42, ge=0, lt=2**32)
     data_seed: int | None = knob("Optimiser", "Of the data order; unset: seed.", None, ge=0, lt=2**32)
 
-    layout: Literal["auto", "padded", "shared", "packed"] = knob(
+    layout: Literal["auto", "padded", "shared", "packed", "varlen"] = knob(
         "Speed", "Layout of model inputs; checked against padded at start.", "auto"
     )
     max_tokens_per_microbatch: int | None = knob(

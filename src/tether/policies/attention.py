@@ -1,11 +1,12 @@
-"""How the shared and packed layouts reach a stock model: two attentions under names of our own.
+"""How the shared, packed and varlen layouts reach a stock model: three attentions under names of our own.
 
-transformers looks attention up by name twice, once for the function and once for its mask; both names are
+transformers looks attention up by name twice, once for the function and once for its mask; both are
 registered, because a name known to the first alone drops the mask silently. A mask is built from the model's
 own rule (causal, sliding, chunked) applied to positions, so layers of several types need no special case. The
 result travels to each layer as its `attention_mask` argument, which activation checkpointing keeps.
 """
 
+import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,14 +17,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
 from tether.errors import ModelError
 from tether.policies.layouts import PADDING, PROMPT, LayoutInputs
-from tether.policies.packed import PackedPlan, Rule
+from tether.policies.packed import PackedPlan, Rule, Segments
 
-SHARED, PACKED = "tether_shared", "tether_packed"
+SHARED, PACKED, VARLEN = "tether_shared", "tether_packed", "tether_varlen"
+_NAMES = {"shared": SHARED, "packed": PACKED, "varlen": VARLEN}
 
 _ACTIVE: ContextVar[LayoutInputs | None] = ContextVar("tether_layout", default=None)
 
@@ -39,13 +42,22 @@ class PackedMask:
     masks: tuple[Tensor | None, ...]
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The rows of a varlen layout and how many keys back a query of this layer sees, itself included."""
+
+    segments: Segments
+    window: int | None
+    """None: everything before it."""
+
+
 @contextmanager
 def layout_attention(backbone: nn.Module, inputs: LayoutInputs) -> Generator[None]:
     """Let `backbone` attend as this layout does, also in a backward pass run inside; restore it after."""
     if inputs.layout == "padded":
         yield
         return
-    name = SHARED if inputs.layout == "shared" else PACKED
+    name = _NAMES[inputs.layout]
     configs: dict[int, Any] = {
         id(module.config): module.config
         for module in backbone.modules()
@@ -97,9 +109,8 @@ def _active(layout: str) -> LayoutInputs:
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the mask as numbers to add, once for all layers; the kernels would convert it in each."""
-    device_type = mask.device.type
-    if torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
+    if _autocast(mask):
+        dtype = torch.get_autocast_dtype(mask.device.type)
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
@@ -116,7 +127,7 @@ def _packed_mask_of(
 ) -> PackedMask:
     inputs = _active("packed")
     plan = inputs.plan
-    assert plan is not None, "a packed layout has a plan"
+    assert isinstance(plan, PackedPlan), "a packed layout has a plan"
     device = inputs.segments.device
     rule = _rule(mask_function, custom=use_vmap, device=device)
     last = torch.tensor(plan.longest - 1, device=device)
@@ -129,6 +140,26 @@ def _packed_mask_of(
             for bucket in plan.buckets
         ),
     )
+
+
+WINDOW_PROBES = 64
+
+
+def _varlen_mask_of(*, mask_function: Callable[..., Tensor], use_vmap: bool = False, **_: Any) -> Reach:
+    """Read a layer's rule as a number the kernel understands; one that is no window is refused."""
+    inputs = _active("varlen")
+    segments = inputs.plan
+    assert isinstance(segments, Segments), "a varlen layout has its rows"
+    device = inputs.segments.device
+    rule = _rule(mask_function, custom=use_vmap, device=device)
+    keys = torch.arange(segments.longest, device=device)
+    window = int(rule(keys[-1:], keys).sum())
+    # From the end, so that the last position, which sees most, is always among them.
+    queries = keys.flip(0)[:: max(1, len(keys) // WINDOW_PROBES), None]
+    wanted = (keys <= queries) & (keys > queries - window)
+    if not torch.equal(rule(queries, keys).expand_as(wanted), wanted):
+        raise ModelError("a layer's mask is neither causal nor a sliding window; use the packed layout")
+    return Reach(segments, None if window == len(keys) else window)
 
 
 def _refuse(arguments: dict[str, Any]) -> None:
@@ -245,7 +276,57 @@ def packed_attention(
     return torch.cat(answers).index_select(0, plan.output_index).unsqueeze(0), None
 
 
+def varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Reach | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one packed row [1, H, T, D] in one call of torch's variable-length kernel."""
+    _refuse(arguments)
+    if not isinstance(attention_mask, Reach):
+        raise ModelError(f"{type(module).__name__} was given no rows for the varlen layout")
+    if dropout or softcap is not None:
+        what = "dropout on" if dropout else "a soft cap on"
+        raise ModelError(f"the model has {what} its attention, which the variable-length kernel has not")
+    segments, window = attention_mask.segments, attention_mask.window
+    # Rotations in fp32 leave queries and keys wider than values under autocast; the kernel is half precision.
+    dtype = torch.get_autocast_dtype(query.device.type) if _autocast(query) else value.dtype
+    queries, keys, values = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    keys, values = (tensor.index_select(0, segments.key_index) for tensor in (keys, values))
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
+    if queries.shape[1] != keys.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            options["enable_gqa"] = True
+        else:  # torch 2.11
+            repeats = queries.shape[1] // keys.shape[1]
+            keys, values = (tensor.repeat_interleave(repeats, dim=1) for tensor in (keys, values))
+    answer = varlen_attn(
+        queries,
+        keys,
+        values,
+        segments.query_ends,
+        segments.key_ends,
+        segments.longest_query,
+        segments.longest,
+        **options,
+    )
+    assert isinstance(answer, Tensor)
+    return answer.unsqueeze(0), None
+
+
+def _autocast(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)
+
+
 AttentionInterface.register(SHARED, shared_attention)
 AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(VARLEN, varlen_attention)
 AttentionMaskInterface.register(SHARED, _shared_mask_of)
 AttentionMaskInterface.register(PACKED, _packed_mask_of)  # pyright: ignore[reportArgumentType]  carried, not read, by the model
+AttentionMaskInterface.register(VARLEN, _varlen_mask_of)  # pyright: ignore[reportArgumentType]

@@ -1,19 +1,30 @@
 """Start-up check: the layout asked for must give the padded layout's numbers, or the run uses padded."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from tether.errors import ModelError, UsageError
 from tether.policies.head import check_head, take_apart
 from tether.policies.layouts import Layout
 from tether.policies.logprobs import sequence_logprobs
-from tether.policies.sharding import within
+from tether.policies.sharding import in_shards, within
 from tether.records.tensors import GroupBatch, SequenceLogProbs
 
 ROWS = 4
 """Groups compared; a wrong mask shows on every one."""
+
+GRADIENTS = 4
+"""The smallest vectors and matrices, this many of each: keys and values are among them. Their gradients are
+compared where a kernel's backward pass is not torch's usual one."""
+GRADIENT_LIMIT = 0.1
+"""Relative; rounding of half precision stays below, a wrong mask does not."""
+
+Autocast = Callable[[], AbstractContextManager[object]]
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -29,20 +40,24 @@ class LayoutChoice:
     """Largest |difference of a completion's sum from padded| / (1 + sum of its tokens' |log p|)."""
 
 
-def choose_layout(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice:
+def choose_layout(
+    model: Any, requested: str, batch: GroupBatch, *, autocast: Autocast = nullcontext
+) -> LayoutChoice:
     """Compare the layout asked for with `padded` on a few groups of `batch` and return the one to use.
 
-    `auto` takes packed, else shared, else padded: the first that agrees. The limit is 1e-5 relative in fp32,
-    one unit of rounding in half precision, or four times the difference between two padded batch sizes.
+    `auto` takes varlen (CUDA in half precision only), packed, shared or padded: the first that agrees. The
+    limit is 1e-5 relative in fp32, one unit of rounding in half precision, or four times the difference
+    between two padded batch sizes. `autocast` is what the run computes in; varlen is compared in it, the
+    others in the model's own precision, where a mistake shows best.
 
     Raises:
         ModelError: the model's logits are not understood (see `head.check_head`).
         UsageError: a layout that does not exist.
 
     """
-    names = (*get_args(Layout), "auto")
-    if requested not in names:
-        raise UsageError(f"layout {requested!r} does not exist; use one of {', '.join(names)}")
+    known = (*get_args(Layout), "auto")
+    if requested not in known:
+        raise UsageError(f"layout {requested!r} does not exist; use one of {', '.join(known)}")
     within(model, lambda: check_head(model))
     if requested == "padded":
         return LayoutChoice("padded", requested, None, 0.0)
@@ -51,13 +66,33 @@ def choose_layout(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice
     some = batch.select(range(min(ROWS, len(batch))))
     training = model.training
     model.eval()
+    reasons: list[str] = []
     try:
-        return _first_that_agrees(model, requested, some)
+        for names, context in _tries(model, requested, autocast):
+            with context():
+                choice = _first_that_agrees(model, requested, some, names, reasons)
+            if choice is not None:
+                return choice
     finally:
         model.train(training)
+    return LayoutChoice("padded", requested, "; ".join(reasons), 0.0)
 
 
-def _first_that_agrees(model: Any, requested: str, batch: GroupBatch) -> LayoutChoice:
+def _tries(model: Any, requested: str, autocast: Autocast) -> list[tuple[tuple[Layout, ...], Autocast]]:
+    """Return layouts in the order they are tried, and what each is compared in."""
+    if requested == "varlen":
+        return [(("varlen",), autocast)]
+    if requested != "auto":
+        return [((_named(requested),), nullcontext)]
+    rest: tuple[tuple[Layout, ...], Autocast] = (("packed", "shared"), nullcontext)
+    with autocast():
+        half = _compute_dtype(model) in (torch.float16, torch.bfloat16)
+    return [(("varlen",), autocast), rest] if half and next(model.parameters()).is_cuda else [rest]
+
+
+def _first_that_agrees(
+    model: Any, requested: str, batch: GroupBatch, names: tuple[Layout, ...], reasons: list[str]
+) -> LayoutChoice | None:
     with torch.no_grad():
         # Group by group: the longest would pad all the others to its length.
         singles = [
@@ -67,11 +102,11 @@ def _first_that_agrees(model: Any, requested: str, batch: GroupBatch) -> LayoutC
         short = sequence_logprobs(model, batch.select(range(min(2, len(batch)))), layout="padded")
         noise = _error(short, _joined(singles[:2]))
         limit = max(1e-5, torch.finfo(_compute_dtype(model)).eps, 4 * noise)
-        reasons: list[str] = []
-        candidates: tuple[Layout, ...] = ("packed", "shared") if requested == "auto" else (_named(requested),)
-        for name in candidates:
+        for name in names:
             try:
                 error = _error(sequence_logprobs(model, batch, layout=name), oracle)
+                if error <= limit and name == "varlen":
+                    _check_gradient(model, batch)
             except torch.OutOfMemoryError:
                 raise
             except (ModelError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as failure:
@@ -85,7 +120,34 @@ def _first_that_agrees(model: Any, requested: str, batch: GroupBatch) -> LayoutC
             reasons.append(
                 f"{name}: log-probs differ from padded by {error:.1e} relative (limit {limit:.0e})"
             )
-    return LayoutChoice("padded", requested, "; ".join(reasons), 0.0)
+    return None
+
+
+def _check_gradient(model: Any, batch: GroupBatch) -> None:
+    """Hold the variable-length kernel's backward pass to padded's, through a few small parameters.
+
+    Raises:
+        ModelError: they differ by more than half precision explains.
+
+    """
+    if in_shards(model):  # a graph through shards is not to be had; the forward pass was compared
+        return
+    ordered = sorted((p for p in model.parameters() if p.requires_grad), key=Tensor.numel)
+    matrices = [p for p in ordered if p.dim() > 1][:GRADIENTS]
+    parameters = [*[p for p in ordered if p.dim() <= 1][:GRADIENTS], *matrices]
+    if not parameters:
+        return
+    group = batch.select([int(batch.group_lengths.argmin())])
+    found: list[Tensor] = []
+    for name in ("padded", "varlen"):
+        with torch.enable_grad():
+            sums = sequence_logprobs(model, group, layout=name).sums.sum()
+        parts = torch.autograd.grad(sums, parameters, allow_unused=True)
+        pairs = zip(parameters, parts, strict=True)
+        found.append(torch.cat([(p * 0 if g is None else g).detach().flatten().float() for p, g in pairs]))
+    error = float((found[1] - found[0]).norm() / found[0].norm().clamp(min=1e-12))
+    if not error <= GRADIENT_LIMIT:
+        raise ModelError(f"gradients differ from padded by {error:.1e} relative (limit {GRADIENT_LIMIT:g})")
 
 
 def _named(requested: str) -> Layout:

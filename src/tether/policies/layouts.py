@@ -1,8 +1,9 @@
-"""From a ragged `GroupBatch` to model inputs, in three layouts that give one answer.
+"""From a ragged `GroupBatch` to model inputs, in layouts that give one answer.
 
     padded   every completion in a row of its own behind its own copy of the prompt: the oracle
     shared   one row per group: prompt, then completions that see the prompt and themselves only
     packed   all groups in one row, one after the other: linear layers see real tokens only
+    varlen   the same row; its attention is one call of a variable-length kernel (CUDA, half precision)
 
 Positions of every completion start where its prompt ends. The hidden state that predicts a token is the one
 before it; for a completion's first token that is the prompt's last, once per completion.
@@ -17,10 +18,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tether.errors import DataError
-from tether.policies.packed import ACCELERATOR_COSTS, CPU_COSTS, PackedPlan, plan_packed
+from tether.policies.packed import (
+    ACCELERATOR_COSTS,
+    CPU_COSTS,
+    PackedPlan,
+    Segments,
+    plan_packed,
+    plan_segments,
+)
 from tether.records.tensors import GroupBatch, starts_of, within
 
-Layout = Literal["padded", "shared", "packed"]
+Layout = Literal["padded", "shared", "packed", "varlen"]
 
 PROMPT, PADDING = 0, -1
 
@@ -36,8 +44,8 @@ class LayoutInputs:
     """-1 padding, 0 prompt, k the k-th completion of the row's group (padded: 0 for every real token)."""
     sources: Int64[Tensor, " T"]
     """For each completion token, in the batch's order, the flat index of the state that predicts it."""
-    plan: PackedPlan | None = None
-    """The attention calls of a packed row."""
+    plan: PackedPlan | Segments | None = None
+    """How a packed row attends: in a few calls, or (varlen) in one."""
 
     @property
     def attention_mask(self) -> Int64[Tensor, "B L"]:
@@ -70,7 +78,7 @@ def lay_out(batch: GroupBatch, layout: Layout, device: torch.device | None = Non
     elif layout == "shared":
         inputs = _shared(batch)
     else:
-        inputs = _packed(batch, accelerator=device.type != "cpu")
+        inputs = _packed(batch, layout, accelerator=device.type != "cpu")
     return inputs.to(device)
 
 
@@ -128,7 +136,7 @@ def _places(batch: GroupBatch, *, one_row: bool) -> _Places:
 
 def _filled(batch: GroupBatch, places: _Places, layout: Layout, rows: int, width: int) -> LayoutInputs:
     """Write prompts and completions to their places; everything else is padding."""
-    one_row = layout == "packed"
+    one_row = layout in ("packed", "varlen")
     prompt_row = torch.zeros_like(batch.prompt_lengths) if one_row else torch.arange(len(batch))
     prompt_at = torch.repeat_interleave(
         prompt_row * width + places.prompt_column, batch.prompt_lengths
@@ -162,14 +170,17 @@ def _shared(batch: GroupBatch) -> LayoutInputs:
     return _filled(batch, places, "shared", len(batch), int(places.sizes.max()))
 
 
-def _packed(batch: GroupBatch, *, accelerator: bool) -> LayoutInputs:
+def _packed(batch: GroupBatch, layout: Layout, *, accelerator: bool) -> LayoutInputs:
     places = _places(batch, one_row=True)
-    plan = plan_packed(
+    columns = (
         places.prompt_column.tolist(),
         batch.prompt_lengths.tolist(),
         places.completion_column.tolist(),
         batch.completion_lengths.tolist(),
         batch.group_of.tolist(),
-        costs=ACCELERATOR_COSTS if accelerator else CPU_COSTS,
     )
-    return replace(_filled(batch, places, "packed", 1, int(places.sizes.sum())), plan=plan)
+    if layout == "varlen":
+        plan = plan_segments(*columns)
+    else:
+        plan = plan_packed(*columns, costs=ACCELERATOR_COSTS if accelerator else CPU_COSTS)
+    return replace(_filled(batch, places, layout, 1, int(places.sizes.sum())), plan=plan)

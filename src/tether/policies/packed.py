@@ -4,13 +4,15 @@ The row is [P, C1, C2, ..., P, C1, C2, ...]. Every completion is one *attention 
 and itself. The first completion of a group also computes the prompt (queries = keys, plain causal); a further
 one asks from its own tokens only, under a small mask, or, where that costs more than letting the causal flag
 skip half of the work, asks again from the prompt and drops those answers. Rows of like size share one call.
+
+A variable-length kernel (`varlen`) takes the same attention rows as they are, in one call: `Segments`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -104,6 +106,33 @@ class PackedPlan:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """The N attention rows of a packed row of T tokens for a variable-length kernel: nothing is padded.
+
+    The queries are the packed row as it stands: [P, C1], [C2], ..., [P, C1], ... A row's last query is its
+    last key's token, so that causal means aligned at the end.
+    """
+
+    query_ends: Int32[Tensor, " N1"]
+    """Where each row's queries end, after a leading 0."""
+    key_ends: Int32[Tensor, " N1"]
+    key_index: Int64[Tensor, " K"]
+    """Token each key slot reads: prompt and own completion, row after row."""
+    longest_query: int
+    longest: int
+    """Keys of the longest row (prompt and one completion)."""
+
+    def to(self, device: torch.device) -> "Segments":
+        """Return the rows with their tensors on this device."""
+        return replace(
+            self,
+            query_ends=self.query_ends.to(device, non_blocking=True),
+            key_ends=self.key_ends.to(device, non_blocking=True),
+            key_index=self.key_index.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
 class _Row:
     """One completion's attention: `queries` of its own tokens, or of prompt and own tokens when `causal`."""
 
@@ -156,6 +185,31 @@ def plan_packed(
         key_index.append(keys.flatten())
         buckets.append(bucket)
     return PackedPlan(torch.cat(query_index), torch.cat(key_index), output_index, tuple(buckets))
+
+
+def plan_segments(
+    prompt_starts: list[int],
+    prompt_lengths: list[int],
+    starts: list[int],
+    lengths: list[int],
+    group_of: list[int],
+) -> Segments:
+    """Return the attention rows of a packed row whose prompts and completions begin at these columns."""
+    seen: set[int] = set()
+    asked: list[int] = []
+    keys: list[Tensor] = []
+    for start, length, group in zip(starts, lengths, group_of, strict=True):
+        begin, prompt, first = prompt_starts[group], prompt_lengths[group], group not in seen
+        seen.add(group)
+        if first or length:
+            asked.append(length + prompt * first)
+            keys.append(torch.cat([torch.arange(begin, begin + prompt), torch.arange(start, start + length)]))
+    given = [len(key) for key in keys]
+    return Segments(_ends(asked), _ends(given), torch.cat(keys), max(asked), max(given))
+
+
+def _ends(lengths: list[int]) -> Int32[Tensor, " N1"]:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
 def _causal_is_cheaper(prompt: int, length: int, costs: CallCosts) -> bool:

@@ -183,13 +183,14 @@ class Bench:
         """Return the engine that reads the held-out rows."""
         config = self.common
         bf16, device = uses_bf16(config), device_of(config.device)
-        layout = layout_for(model, config.layout, self.rows.prepared.held_out.groups)
+        autocast = autocast_for(bf16, device)
+        layout = layout_for(model, config.layout, self.rows.prepared.held_out.groups, autocast)
         return Engine(
             model,
             config,
             layout.name,
             config.head_chunk,
-            autocast_for(bf16, device),
+            autocast,
             torch.bfloat16 if bf16 else torch.float32,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -10,7 +10,7 @@ from tether.errors import UsageError
 from tether.records.tensors import GroupBatch
 from tether.tokens.render import EncodedCompletion, EncodedGroup
 
-Layout = Literal["padded", "shared", "packed"]
+Layout = Literal["padded", "shared", "packed", "varlen"]
 
 
 def collate(groups: Sequence[EncodedGroup]) -> GroupBatch:
@@ -70,15 +70,15 @@ class _Size:
     """Positions of a growing micro-batch: rows x longest row, or the plain sum where rows are packed."""
 
     def __init__(self, layout: Layout) -> None:
-        if layout not in ("padded", "shared", "packed"):
-            raise UsageError(f"layout: {layout!r}; one of padded, shared, packed")
+        if layout not in get_args(Layout):
+            raise UsageError(f"layout: {layout!r}; one of {', '.join(get_args(Layout))}")
         self._layout = layout
         self._rows = self._longest = self._sum = 0
 
     def with_group(self, prompt: int, completions: list[int]) -> int:
         """Return the positions there would be with one more group."""
         rows, longest = self._row(prompt, completions)
-        if self._layout == "packed":
+        if self._layout in ("packed", "varlen"):
             return self._sum + longest
         return (self._rows + rows) * max(self._longest, longest)
 

@@ -207,17 +207,11 @@ def _run(parts: Parts) -> RunRecord:
     parts.watcher.note(left_out(parts.prepared))
     device = device_of(config.device)
     budget = config.max_tokens_per_microbatch or default_budget(device)
-    layout = layout_for(parts.policy.model, config.layout, parts.prepared.train.groups)
-    bf16 = uses_bf16(config)
-    engine = Engine(
-        parts.policy.model,
-        config,
-        layout.name,
-        config.head_chunk,
-        autocast_for(bf16, device),
-        torch.bfloat16 if bf16 else torch.float32,
-        processes=parts.processes,
-    )
+    bf16, model = uses_bf16(config), parts.policy.model
+    autocast = autocast_for(bf16, device)
+    layout = layout_for(model, config.layout, parts.prepared.train.groups, autocast)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    engine = Engine(model, config, layout.name, config.head_chunk, autocast, dtype, processes=parts.processes)
     if parts.processes.first:
         repeatable = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
         write_json(folder.path / "preflight.json", parts.prepared.preflight)

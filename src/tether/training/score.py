@@ -57,7 +57,7 @@ def device_of(name: str) -> torch.device:
 
 
 def default_budget(device: torch.device) -> int:
-    """Return the token budget of a micro-batch where the user gave none (on a CPU a larger one gains nothing)."""
+    """Return the token budget of a micro-batch where the user gave none (a CPU gains nothing by more)."""
     if device.type != "cuda":
         return 1536
     free, _ = torch.cuda.mem_get_info(device)
@@ -191,26 +191,30 @@ def open_scorer(
     renderer = Renderer(tokenizer, stops, without_prompt=without_prompt, score_turns=config.score_turns)
     groups = renderer.encode_all(rows)
     check_ids(groups, embedding_rows(loaded.model))
-    layout = layout_for(loaded.model, config.layout, groups)
+    autocast = autocast_for(uses_bf16(config), device)
+    layout = layout_for(loaded.model, config.layout, groups, autocast)
     engine = Engine(
         loaded.model,
         config,
         layout.name,
         config.head_chunk,
-        autocast_for(uses_bf16(config), device),
+        autocast,
         dtype,
         processes=processes,
     )
     return Scorer(engine, groups, loaded, tokenizer, stops)
 
 
-def layout_for(model: Any, requested: str, groups: Sequence[EncodedGroup]) -> LayoutChoice:
-    """Choose a layout by comparing it with `padded` on two short rows and the longest.
+def layout_for(
+    model: Any, requested: str, groups: Sequence[EncodedGroup], autocast: Callable[[], Any]
+) -> LayoutChoice:
+    """Choose a layout for a run in `autocast`: compare it with `padded` on two short rows and the longest.
 
     Windows and position limits show on long texts only; short ones show a sibling or a neighbour leaking in.
     """
     ordered = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
-    return choose_layout(model, requested, collate([*ordered[:2], *ordered[2:][-1:]]))
+    some = collate([*ordered[:2], *ordered[2:][-1:]])
+    return choose_layout(model, requested, some, autocast=autocast)
 
 
 def score_rows(
