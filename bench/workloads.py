@@ -36,6 +36,9 @@ class Workload:
     """Least ratio per column that this project set itself."""
 
 
+MOVING = 5e-5
+"""A learning rate at which two updates move the loss, so that equal losses show something."""
+
 BETAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 QUICK = (
@@ -49,16 +52,33 @@ FULL = (
     Workload("hh-256", "HH-like, 256 pairs", "hh", 256, must={SHIPPED: 7.0, PATCHED: 3.5, GROUPED: 2.0}),
     Workload("uf-64", "UltraFeedback-like, 64 pairs", "uf", 64, must={SHIPPED: 4.3, PATCHED: 2.5}),
     Workload("betas", "8 betas, HH-like", "hh", 64, betas=BETAS, repeats=2, must={SHIPPED: 9.0}),
-    Workload("long", "2k prompt, 200 answer", "long", 16, max_length=3072, must={SHIPPED: 5.0}),
+    Workload(
+        "long",
+        "2k prompt, 200 answer",
+        "long",
+        16,
+        max_length=3072,
+        learning_rate=MOVING,
+        must={SHIPPED: 5.0},
+    ),
     Workload("20m-hh", "20 M, 32k vocabulary, HH-like", "hh", 16, "20M"),
-    Workload("20m-uf", "20 M, 32k vocabulary, UF-like", "uf", 8, "20M"),
+    Workload("20m-uf", "20 M, 32k vocabulary, UF-like", "uf", 16, "20M", learning_rate=MOVING),
     *(Workload(f"k{k}", f"{k} completions a prompt", "hh", 48, answers=k, repeats=2) for k in (2, 4, 8)),
     *(
-        Workload(f"length-{p}", f"{p} + {p // 2} tokens", f"{p},{p // 2},{p // 2}", 16, repeats=2)
+        Workload(
+            f"length-{p}",
+            f"{p} + {p // 2} tokens",
+            f"{p},{p // 2},{p // 2}",
+            16,
+            learning_rate=MOVING,
+            repeats=2,
+        )
         for p in (64, 128, 256, 512)
     ),
     *(
-        Workload(f"size-{size}", f"{size} parameters, HH-like", "hh", 16, size, repeats=2)
+        Workload(
+            f"size-{size}", f"{size} parameters, HH-like", "hh", 16, size, learning_rate=MOVING, repeats=2
+        )
         for size in ("1M", "28M")
     ),
 )

@@ -81,6 +81,7 @@ def test_every_family_gets_the_padded_sums_and_gradients(family: str) -> None:
     values, found = gradients(model, batch, "varlen")
     same_sums(values, oracle)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
+    model.config.attn_pdrop = 0.0  # GPT-2's; refused below
     choice = choose_layout(model, "varlen", batch)
     assert (choice.name, choice.reason) == ("varlen", None)
     kept = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -114,6 +115,12 @@ def test_a_soft_cap_is_left_to_the_other_layouts() -> None:
     name, options = FAMILIES["gemma2"]
     choice = choose_layout(tiny_model(name, **options), "varlen", uneven_batch())
     assert choice.name == "padded" and "soft cap" in str(choice.reason)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_dropout_of_attention_which_only_training_would_show_is_refused_before() -> None:
+    choice = choose_layout(tiny_model("gpt2"), "varlen", uneven_batch())
+    assert choice.name == "padded" and "attn_pdrop is 0.1" in str(choice.reason)
 
 
 def test_where_the_kernel_does_not_run_one_line_says_so() -> None:

@@ -98,15 +98,9 @@ def _first_that_agrees(
         singles = [
             sequence_logprobs(model, batch.select([group]), layout="padded") for group in range(len(batch))
         ]
-        oracle = _joined(singles)
-        short = sequence_logprobs(model, batch.select(range(min(2, len(batch)))), layout="padded")
-        noise = _error(short, _joined(singles[:2]))
-        limit = max(1e-5, torch.finfo(_compute_dtype(model)).eps, 4 * noise)
         for name in names:
             try:
-                error = _error(sequence_logprobs(model, batch, layout=name), oracle)
-                if error <= limit and name == "varlen":
-                    _check_gradient(model, batch)
+                error, limit = _measured(model, batch, name, singles)
             except torch.OutOfMemoryError:
                 raise
             except (ModelError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as failure:
@@ -121,6 +115,31 @@ def _first_that_agrees(
                 f"{name}: log-probs differ from padded by {error:.1e} relative (limit {limit:.0e})"
             )
     return None
+
+
+def _measured(
+    model: Any, batch: GroupBatch, name: Layout, singles: list[SequenceLogProbs]
+) -> tuple[float, float]:
+    """Return a layout's error against padded rows of one group each, and its limit."""
+    if name == "varlen":
+        _refuse_dropout(model)
+    error = _error(sequence_logprobs(model, batch, layout=name), _joined(singles))
+    limit = max(1e-5, torch.finfo(_compute_dtype(model)).eps)
+    if error > limit:  # only then is another pass worth it, to know the noise of a batch
+        short = sequence_logprobs(model, batch.select(range(min(2, len(batch)))), layout="padded")
+        limit = max(limit, 4 * _error(short, _joined(singles[:2])))
+    if error <= limit and name == "varlen":
+        _check_gradient(model, batch)
+    return error, limit
+
+
+def _refuse_dropout(model: Any) -> None:
+    """Refuse what only shows once the model trains; the comparison is made without dropout."""
+    backbone: Any = take_apart(model).backbone
+    config = backbone.config.get_text_config()
+    for name in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
+        if rate := getattr(config, name, None):
+            raise ModelError(f"{name} is {rate:g}, and the variable-length kernel has no dropout")
 
 
 def _check_gradient(model: Any, batch: GroupBatch) -> None:
