@@ -70,7 +70,7 @@ FULL = (
             f"{p} + {p // 2} tokens",
             f"{p},{p // 2},{p // 2}",
             16,
-            learning_rate=MOVING,
+            learning_rate=10 * MOVING,
             repeats=2,
         )
         for p in (64, 128, 256, 512)
