@@ -235,11 +235,11 @@ def agree(workload: Workload, column: str, ours: Outcome, theirs: Outcome, *, bf
     gaps = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
     limits = _limits(workload, len(gaps), LOSS_LIMIT_BF16 if bf16 else LOSS_LIMIT)
     for at, (gap, limit) in enumerate(zip(gaps, limits, strict=True)):
-        if gap <= limit:
-            continue
-        raise Disagreement(
-            f"{where}: loss of update {at + 1} is {ours.losses[at]:.7f} here, {theirs.losses[at]:.7f} there"
-        )
+        if gap > limit:
+            raise Disagreement(
+                f"{where}: loss of update {at + 1} is {ours.losses[at]:.7f} here, "
+                f"{theirs.losses[at]:.7f} there"
+            )
 
 
 def _limits(workload: Workload, updates: int, limit: float) -> list[float]:

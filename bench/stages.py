@@ -81,10 +81,10 @@ def _model_stages(
     parameters = list(engine.model.parameters())
     attention = sum(_attention(engine.model, part, device) for part in parts)
     head = sum(_head(taken, part, config.head_chunk, device) for part in parts)
-    one_call = replace(engine, layout="varlen")
     # Which of the two a GPU runs faster is what this pair of lines is for; the CPU has the first only.
     other: Stages = {}
     if device.type == "cuda":
+        one_call = replace(engine, layout="varlen")
         other["gradient, varlen"] = _best(lambda: update_gradient(one_call, batch, table, budget))
     return {
         "layout": _best(lambda: [lay_out(part, "packed", device) for part in parts]),

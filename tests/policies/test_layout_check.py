@@ -62,5 +62,6 @@ def test_models_that_cannot_share_run_padded(family: str, options: dict[str, Any
 
 
 def test_an_unknown_layout_is_refused() -> None:
-    with pytest.raises(UsageError, match="'flat' does not exist; use one of padded, shared, packed, "):
+    known = "padded, shared, packed, varlen, auto"
+    with pytest.raises(UsageError, match=f"'flat' does not exist; use one of {known}"):
         choose_layout(tiny_model(), "flat", uneven_batch())

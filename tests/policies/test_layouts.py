@@ -34,7 +34,7 @@ def causal(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 # -- placement -----------------------------------------------------------------------------------------------
 
 
-@given(shapes=shapes, layout=st.sampled_from(LAYOUTS))
+@given(shapes=shapes, layout=st.sampled_from((*LAYOUTS, "varlen")))
 @settings(max_examples=60)
 def test_every_token_has_its_place_position_and_predecessor(shapes: Shapes, layout: Layout) -> None:
     batch = tiny_batch(shapes)

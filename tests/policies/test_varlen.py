@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from tests.policies.families import FAMILIES, same_sums, uneven_batch
+from tests.policies.families import FAMILIES, apart, gradients, same_sums, uneven_batch
 from tests.policies.test_layouts import Shapes, causal, shapes
 from tests.tiny import tiny_batch, tiny_model
 from tether.errors import ModelError
 from tether.policies import attention
 from tether.policies.attention import layout_attention
 from tether.policies.layout_check import choose_layout
-from tether.policies.layouts import lay_out
+from tether.policies.layouts import Layout, lay_out
 from tether.policies.logprobs import forward_backward, sequence_logprobs
 from tether.policies.packed import Segments
 from tether.records.tensors import GroupBatch, SequenceLogProbs
@@ -66,10 +66,8 @@ def total(values: SequenceLogProbs, groups: Tensor) -> Tensor:
     return (values.sums * torch.arange(1, len(values.sums) + 1)).sum()
 
 
-def gradients(model: Any, batch: GroupBatch, layout: Any) -> tuple[SequenceLogProbs, Tensor]:
-    model.zero_grad()
-    values = forward_backward(model, batch, layout=layout, loss=total, head_chunk=10**6)
-    return values, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+def run(model: Any, batch: GroupBatch, layout: Layout) -> SequenceLogProbs:
+    return forward_backward(model, batch, layout=layout, loss=total, head_chunk=10**6)
 
 
 @pytest.mark.usefixtures("emulated")
@@ -77,15 +75,15 @@ def gradients(model: Any, batch: GroupBatch, layout: Any) -> tuple[SequenceLogPr
 def test_every_family_gets_the_padded_sums_and_gradients(family: str) -> None:
     name, options = FAMILIES[family]
     model, batch = tiny_model(name, **options), uneven_batch()
-    oracle, expected = gradients(model, batch, "padded")
-    values, found = gradients(model, batch, "varlen")
+    oracle, expected = run(model, batch, "padded"), gradients(model)
+    values, found = run(model, batch, "varlen"), gradients(model)
     same_sums(values, oracle)
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert apart(found, expected) < 1e-5
+    run(model, batch, "varlen")
     model.config.attn_pdrop = 0.0  # GPT-2's; refused below
     choice = choose_layout(model, "varlen", batch)
     assert (choice.name, choice.reason) == ("varlen", None)
-    kept = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    assert torch.equal(kept, found), "the check leaves gradients alone"
+    assert torch.equal(gradients(model), found), "the check leaves gradients alone"
 
 
 @pytest.mark.usefixtures("emulated")
@@ -95,15 +93,21 @@ def test_a_kernel_without_grouped_heads_gets_repeated_ones(monkeypatch: pytest.M
 
     model = tiny_model("llama")
     assert model.config.num_key_value_heads < model.config.num_attention_heads
-    with_groups, _ = gradients(model, uneven_batch(), "varlen")
+    with_groups = run(model, uneven_batch(), "varlen")
     monkeypatch.setattr(attention, "varlen_attn", older)
-    without, _ = gradients(model, uneven_batch(), "varlen")
+    without = run(model, uneven_batch(), "varlen")
     same_sums(without, with_groups)
 
 
-@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_under_autocast_the_kernel_sees_half_precision(dtype: torch.dtype) -> None:
+def test_under_autocast_the_kernel_sees_half_precision(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(query: Tensor, *rest: Any, **options: Any) -> Tensor:
+        assert query.dtype == torch.bfloat16
+        return kernel(query, *rest, **options)
+
+    monkeypatch.setattr(attention, "varlen_attn", half)
     model = tiny_model("llama").to(dtype)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         oracle = sequence_logprobs(model, uneven_batch(), layout="padded")

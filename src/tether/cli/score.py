@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from tether.cli.output import print_json, print_table
 from tether.config.launch import first_process
+from tether.config.train import Layout
 
 
 def score(
@@ -31,9 +32,7 @@ def score(
     ] = "last",
     device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
     bf16: Annotated[bool | None, Parameter(help="bf16 compute; unset: on CUDA only.")] = None,
-    layout: Annotated[
-        Literal["auto", "padded", "shared", "packed", "varlen"], Parameter(help="How rows are laid out.")
-    ] = "auto",
+    layout: Annotated[Literal["auto", Layout], Parameter(help="How rows are laid out.")] = "auto",
     json: Annotated[bool, Parameter(help="Print the record as JSON.", negative="")] = False,
     quiet: Annotated[bool, Parameter(help="No progress.", negative="")] = False,
 ) -> int:

@@ -15,6 +15,9 @@ HELD_OUT = frozenset({"eval_dataset_name", "eval_fraction", "eval_rows"})
 """Keys that say which rows are held out."""
 _NEEDED = "eval_dataset_name, eval_fraction or eval_rows"
 
+Layout = Literal["padded", "shared", "packed", "varlen"]
+"""How a batch becomes model inputs (`policies.layouts`)."""
+
 TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 
 
@@ -131,7 +134,7 @@ class TrainConfig(AdapterOptions):
     seed: int = knob("Optimiser", "Of everything random.", 42, ge=0, lt=2**32)
     data_seed: int | None = knob("Optimiser", "Of the data order; unset: seed.", None, ge=0, lt=2**32)
 
-    layout: Literal["auto", "padded", "shared", "packed", "varlen"] = knob(
+    layout: Literal["auto", Layout] = knob(
         "Speed", "Layout of model inputs; checked against padded at start.", "auto"
     )
     max_tokens_per_microbatch: int | None = knob(

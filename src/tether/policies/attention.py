@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -107,10 +108,14 @@ def _active(layout: str) -> LayoutInputs:
     return inputs
 
 
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Return what is computed in where tensors of `dtype` meet autocast, if it is on."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
+
+
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the mask as numbers to add, once for all layers; the kernels would convert it in each."""
-    if _autocast(mask):
-        dtype = torch.get_autocast_dtype(mask.device.type)
+    dtype = compute_dtype(mask.device, dtype)
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
@@ -276,6 +281,11 @@ def packed_attention(
     return torch.cat(answers).index_select(0, plan.output_index).unsqueeze(0), None
 
 
+@cache
+def _groups_heads(kernel: Callable[..., Any]) -> bool:
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
 def varlen_attention(
     module: nn.Module,
     query: Tensor,
@@ -296,12 +306,12 @@ def varlen_attention(
         raise ModelError(f"the model has {what} its attention, which the variable-length kernel has not")
     segments, window = attention_mask.segments, attention_mask.window
     # Rotations in fp32 leave queries and keys wider than values under autocast; the kernel is half precision.
-    dtype = torch.get_autocast_dtype(query.device.type) if _autocast(query) else value.dtype
+    dtype = compute_dtype(value.device, value.dtype)
     queries, keys, values = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))
     keys, values = (tensor.index_select(0, segments.key_index) for tensor in (keys, values))
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
     if queries.shape[1] != keys.shape[1]:
-        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        if _groups_heads(varlen_attn):
             options["enable_gqa"] = True
         else:  # torch 2.11
             repeats = queries.shape[1] // keys.shape[1]
@@ -318,10 +328,6 @@ def varlen_attention(
     )
     assert isinstance(answer, Tensor)
     return answer.unsqueeze(0), None
-
-
-def _autocast(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)
 
 
 AttentionInterface.register(SHARED, shared_attention)

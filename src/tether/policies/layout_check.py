@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tether.errors import ModelError, UsageError
+from tether.policies.attention import compute_dtype
 from tether.policies.head import check_head, take_apart
 from tether.policies.layouts import Layout
 from tether.policies.logprobs import sequence_logprobs
@@ -161,9 +162,8 @@ def _check_gradient(model: Any, batch: GroupBatch) -> None:
     for name in ("padded", "varlen"):
         with torch.enable_grad():
             sums = sequence_logprobs(model, group, layout=name).sums.sum()
-        parts = torch.autograd.grad(sums, parameters, allow_unused=True)
-        pairs = zip(parameters, parts, strict=True)
-        found.append(torch.cat([(p * 0 if g is None else g).detach().flatten().float() for p, g in pairs]))
+        parts = torch.autograd.grad(sums, parameters, allow_unused=True, materialize_grads=True)
+        found.append(torch.cat([part.flatten().float() for part in parts]))
     error = float((found[1] - found[0]).norm() / found[0].norm().clamp(min=1e-12))
     if not error <= GRADIENT_LIMIT:
         raise ModelError(f"gradients differ from padded by {error:.1e} relative (limit {GRADIENT_LIMIT:g})")
@@ -188,10 +188,7 @@ def _error(ours: SequenceLogProbs, oracle: SequenceLogProbs) -> float:
 
 def _compute_dtype(model: Any) -> torch.dtype:
     parameter = next(model.parameters())
-    kind = parameter.device.type
-    if torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return parameter.dtype
+    return compute_dtype(parameter.device, parameter.dtype)
 
 
 def _cannot_share(model: Any) -> str | None:

@@ -10,25 +10,24 @@ before it; for a completion's first token that is the prompt's last, once per co
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tether.config.train import Layout
 from tether.errors import DataError
 from tether.policies.packed import (
     ACCELERATOR_COSTS,
     CPU_COSTS,
     PackedPlan,
     Segments,
+    moved,
     plan_packed,
     plan_segments,
 )
 from tether.records.tensors import GroupBatch, starts_of, within
-
-Layout = Literal["padded", "shared", "packed", "varlen"]
 
 PROMPT, PADDING = 0, -1
 
@@ -54,14 +53,7 @@ class LayoutInputs:
 
     def to(self, device: torch.device) -> "LayoutInputs":
         """Return the inputs on this device."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            segments=self.segments.to(device, non_blocking=True),
-            sources=self.sources.to(device, non_blocking=True),
-            plan=None if self.plan is None else self.plan.to(device),
-        )
+        return replace(moved(self, device), plan=None if self.plan is None else self.plan.to(device))
 
 
 def lay_out(batch: GroupBatch, layout: Layout, device: torch.device | None = None) -> LayoutInputs:

@@ -10,10 +10,13 @@ A variable-length kernel (`varlen`) takes the same attention rows as they are, i
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
+
+T = TypeVar("T")
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 """Positions of queries and keys of one sequence, broadcast -> may this query see this key."""
@@ -33,6 +36,14 @@ class CallCosts:
 
 CPU_COSTS = CallCosts(overhead=2_048, causal_block=512, mask_factor=1.0)
 ACCELERATOR_COSTS = CallCosts(overhead=262_144, causal_block=64, mask_factor=2.0)
+
+
+def moved(record: T, device: torch.device) -> T:
+    """Return a frozen record with its own tensors on this device; records inside it stay where they are."""
+    here: Any = record
+    values = {field.name: getattr(here, field.name) for field in fields(here)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(here, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -86,23 +97,8 @@ class PackedPlan:
 
     def to(self, device: torch.device) -> "PackedPlan":
         """Return the plan with its index tensors on this device."""
-        moved = tuple(
-            replace(
-                bucket,
-                **{
-                    field.name: value.to(device, non_blocking=True)
-                    for field in fields(bucket)
-                    if isinstance(value := getattr(bucket, field.name), Tensor)
-                },
-            )
-            for bucket in self.buckets
-        )
-        return PackedPlan(
-            self.query_index.to(device, non_blocking=True),
-            self.key_index.to(device, non_blocking=True),
-            self.output_index.to(device, non_blocking=True),
-            moved,
-        )
+        buckets = tuple(moved(bucket, device) for bucket in self.buckets)
+        return replace(moved(self, device), buckets=buckets)
 
 
 @dataclass(frozen=True)
@@ -124,12 +120,7 @@ class Segments:
 
     def to(self, device: torch.device) -> "Segments":
         """Return the rows with their tensors on this device."""
-        return replace(
-            self,
-            query_ends=self.query_ends.to(device, non_blocking=True),
-            key_ends=self.key_ends.to(device, non_blocking=True),
-            key_index=self.key_index.to(device, non_blocking=True),
-        )
+        return moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -162,14 +153,7 @@ def plan_packed(
     costs: CallCosts = CPU_COSTS,
 ) -> PackedPlan:
     """Return the calls for a packed row whose prompts and completions begin at these columns."""
-    rows: list[_Row] = []
-    seen: set[int] = set()
-    for start, length, group in zip(starts, lengths, group_of, strict=True):
-        prompt, first = prompt_lengths[group], group not in seen
-        seen.add(group)
-        causal = first or _causal_is_cheaper(prompt, length, costs)
-        if first or length:
-            rows.append(_Row(prompt_starts[group], prompt, start, length, first, causal))
+    rows = _rows(prompt_starts, prompt_lengths, starts, lengths, group_of, costs)
     total = sum(prompt_lengths) + sum(lengths)
     output_index = torch.zeros(total, dtype=torch.int64)
     query_index: list[Tensor] = []
@@ -195,17 +179,35 @@ def plan_segments(
     group_of: list[int],
 ) -> Segments:
     """Return the attention rows of a packed row whose prompts and completions begin at these columns."""
-    seen: set[int] = set()
-    asked: list[int] = []
-    keys: list[Tensor] = []
-    for start, length, group in zip(starts, lengths, group_of, strict=True):
-        begin, prompt, first = prompt_starts[group], prompt_lengths[group], group not in seen
-        seen.add(group)
-        if first or length:
-            asked.append(length + prompt * first)
-            keys.append(torch.cat([torch.arange(begin, begin + prompt), torch.arange(start, start + length)]))
-    given = [len(key) for key in keys]
+    rows = _rows(prompt_starts, prompt_lengths, starts, lengths, group_of, ACCELERATOR_COSTS)
+    asked = [row.keys if row.first else row.length for row in rows]
+    keys = [
+        torch.arange(begin, begin + count)
+        for row in rows
+        for begin, count in ((row.prompt_start, row.prompt), (row.start, row.length))
+    ]
+    given = [row.keys for row in rows]
     return Segments(_ends(asked), _ends(given), torch.cat(keys), max(asked), max(given))
+
+
+def _rows(
+    prompt_starts: list[int],
+    prompt_lengths: list[int],
+    starts: list[int],
+    lengths: list[int],
+    group_of: list[int],
+    costs: CallCosts,
+) -> list[_Row]:
+    """Return the attention rows in the packed row's order; an empty completion has none but its prompt's."""
+    rows: list[_Row] = []
+    seen: set[int] = set()
+    for start, length, group in zip(starts, lengths, group_of, strict=True):
+        prompt, first = prompt_lengths[group], group not in seen
+        seen.add(group)
+        causal = first or _causal_is_cheaper(prompt, length, costs)
+        if first or length:
+            rows.append(_Row(prompt_starts[group], prompt, start, length, first, causal))
+    return rows
 
 
 def _ends(lengths: list[int]) -> Int32[Tensor, " N1"]:

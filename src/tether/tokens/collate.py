@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
+from tether.config.train import Layout
 from tether.errors import UsageError
 from tether.records.tensors import GroupBatch
 from tether.tokens.render import EncodedCompletion, EncodedGroup
-
-Layout = Literal["padded", "shared", "packed", "varlen"]
 
 
 def collate(groups: Sequence[EncodedGroup]) -> GroupBatch:
