@@ -78,7 +78,7 @@ def test_anything_random_left_on_is_found_at_step_zero(
     def jitter(*args: Any) -> Any:
         values = original(*args)
         calls["n"] += 1
-        return type(values)(values.sums + 1e-3 * (calls["n"] == 2), values.counts, values.tokens)
+        return type(values)(values.sums + 0.01 * calls["n"], values.counts, values.tokens)
 
     monkeypatch.setattr(verify, "update_logprobs", jitter)
     with pytest.raises(GuardStop, match="something random"):
@@ -260,6 +260,30 @@ def test_a_model_in_memory_is_its_own_reference_even_when_edited(
     assert record.step0["loss"] == pytest.approx(0.6931472, abs=1e-5)
 
 
+def test_batch_noise_is_measured_only_where_rounding_does_not_explain_a_row(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tether.training import verify
+
+    asked: list[float] = []
+
+    def noise(*_: Any) -> float:
+        asked.append(1.0)
+        return 1.0
+
+    monkeypatch.setattr(verify, "measured_noise", noise)
+    train(make_config(max_steps=1))
+    assert asked == []
+    monkeypatch.setattr(verify, "ROUNDING", 0)
+    monkeypatch.setattr(verify, "NOISE_FACTOR", 0.5)
+    spoil_reference(monkeypatch, 0.4)
+    record = train(make_config(max_steps=1, output_dir=make_config().output_dir + "-spoilt"))
+    assert asked == [1.0] and record.step0["bound"] == pytest.approx(0.1 * 0.5)
+    monkeypatch.setattr(verify, "NOISE_FACTOR", 0.3)
+    with pytest.raises(GuardStop, match=r"batch noise explain 0\.3"):
+        train(make_config(max_steps=1, output_dir=make_config().output_dir + "-stopped"))
+
+
 @pytest.mark.parametrize("kind", ["model", "prior", "none", "artifact"])
 def test_every_reference_kind_trains_and_is_verified(
     kind: str, make_config: Make, tmp_path: Path, data_file: Path
@@ -274,6 +298,32 @@ def test_every_reference_kind_trains_and_is_verified(
     if kind != "none":
         assert record.reference["rows"] == 48
         assert record.reference["identity"]["scored"]["prompt"] == ("without" if kind == "prior" else "with")
+
+
+def test_an_artifact_of_the_policy_itself_is_checked_without_loading_it_again(
+    make_config: Make, tmp_path: Path, data_file: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tether.training import references
+
+    score_file(model_folder, str(data_file), tmp_path / "ref")
+    loaded: list[str] = []
+
+    def note(path: str, *_: Any, **__: Any) -> Any:
+        loaded.append(path)
+        raise AssertionError
+
+    monkeypatch.setattr(references, "open_scorer", note)
+    record = train(make_config(reference=f"artifact:{tmp_path / 'ref'}", max_steps=1))
+    assert "8 rows scored again" in record.reference["verified"] and loaded == []
+    # A base that PiSSA has split gives the same sums only nearly: the model itself is asked.
+    split = make_config(
+        reference=f"artifact:{tmp_path / 'ref'}",
+        use_peft=True,
+        init_lora_weights="pissa",
+        output_dir=str(tmp_path / "split"),
+    )
+    with pytest.raises(AssertionError):
+        train(split)
 
 
 def test_an_artifact_is_refused_when_it_is_not_what_it_says(

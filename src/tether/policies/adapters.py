@@ -13,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from tether.config.train import TrainConfig
 from tether.errors import UsageError
+from tether.policies.lora_linear import AdaptedLinear, in_one_product
 from tether.policies.quantisation import quantisation_of
 
 ADAPTER = "default"
@@ -54,6 +55,7 @@ def add_lora(
         split_base(wrapped, start or {})
     if config.use_dora:
         _measure_magnitudes(wrapped)
+    in_one_product(wrapped)
     return wrapped  # pyright: ignore[reportReturnType]  (a PeftModel for every causal LM)
 
 
@@ -108,7 +110,7 @@ def split_base(model: nn.Module, start: Mapping[str, Tensor]) -> None:
 
 
 def _refuse_unsplittable(name: str, layer: Any, weight: Tensor) -> None:
-    if type(layer) is not Linear:
+    if type(layer) not in (Linear, AdaptedLinear):
         raise UsageError(f"init_lora_weights pissa: {name} is no linear layer; leave it out")
     if weight.dtype != torch.float32:
         raise UsageError(

@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tether.config.hub import folder_at_hand, model_folder, published_as
 from tether.errors import ModelError
+from tether.policies.lora_linear import in_one_product
 from tether.policies.quantisation import NONE, Quantisation, settle
 
 # transformers draws its own bars on standard error, which belongs to the command's one live line.
@@ -155,6 +156,7 @@ def _load_adapter(
         raise ModelError(f"{folder}: the adapter does not fit {base_path}: {_first_line(error)}") from error
     adapter = hash_files([folder / "adapter_model.safetensors"], extra=_adapter_settings(settings))
     trained_on = str(record.get("quantisation", NONE))
+    in_one_product(model)
     return LoadedModel(model.eval(), str(folder), base.weights, adapter, base.architecture, trained_on)
 
 

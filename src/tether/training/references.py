@@ -71,7 +71,7 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
         RunFolderError: a named one is another than in earlier runs that share with this one.
 
     """
-    budget, watcher = place.budget, place.watcher
+    budget = place.budget
     kind, _, path = config.reference.partition(":")
     if kind == "none":
         text = "no reference: its log-probs are 0 for every row"
@@ -84,7 +84,7 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
         return _moving(config, policy, place)
     if kind == "artifact":
         place.shared.hold(config.reference, {"digest": read_manifest(Path(path))["digest"]})
-        return _artifact(config, Path(path), groups, rows, budget, watcher, policy)
+        return _artifact(config, Path(path), groups, rows, place, policy)
     part = {**prepared.names, "budget": budget, "head_chunk": config.head_chunk}
     sharded = in_shards(policy.engine.model)
 
@@ -202,27 +202,31 @@ def _scorer(
     tuple[Engine, list[EncodedGroup], Any], ReferenceIdentity, Callable[[], tuple[Engine, list[EncodedGroup]]]
 ]:
     if kind == "model":
-        engine, theirs, loaded, tokenizer, stops = opened()
-        weights, adapter = loaded.weights, loaded.adapter
+        scorer = opened()
+        named = scorer.identity(f"model:{path}", config, without_prompt=False)
+        engine, theirs, tokenizer = scorer.engine, scorer.groups, scorer.tokenizer
     else:
-        engine, tokenizer, stops = policy.engine, policy.tokenizer, policy.stops
-        weights, adapter = policy.weights, policy.adapter
-        theirs = groups
+        named = _named(config.reference, config, policy, without_prompt=kind == "prior")
+        engine, theirs, tokenizer = policy.engine, groups, policy.tokenizer
         if kind == "prior":
-            renderer = Renderer(tokenizer, stops, without_prompt=True, score_turns=config.score_turns)
+            renderer = Renderer(tokenizer, policy.stops, without_prompt=True, score_turns=config.score_turns)
             theirs = renderer.encode_all(rows)
-    named = identity(
-        config.reference if kind != "model" else f"model:{path}",
-        weights=weights,
-        adapter=adapter,
-        tokenizer=tokenizer,
-        stops=stops,
-        config=config,
-        engine=engine,
-        without_prompt=kind == "prior",
-        arithmetic="" if kind == "model" else config.adapter_arithmetic,
-    )
     return (engine, theirs, tokenizer), named, lambda: (engine, theirs[:RESCORED_ROWS])
+
+
+def _named(kind: str, config: TrainConfig, policy: Policy, *, without_prompt: bool) -> ReferenceIdentity:
+    """Name the policy as it is at step 0 as a reference."""
+    return identity(
+        kind,
+        weights=policy.weights,
+        adapter=policy.adapter,
+        tokenizer=policy.tokenizer,
+        stops=policy.stops,
+        config=config,
+        engine=policy.engine,
+        without_prompt=without_prompt,
+        arithmetic=config.adapter_arithmetic,
+    )
 
 
 def _reuse(folder: Path, named: ReferenceIdentity, keep_tokens: bool) -> ReferenceTable:
@@ -261,8 +265,7 @@ def _artifact(
     path: Path,
     groups: list[EncodedGroup],
     rows: list[Preference],
-    budget: int,
-    watcher: Watcher,
+    place: Place,
     policy: Policy,
 ) -> Reference:
     table, manifest = read_artifact(path)
@@ -280,31 +283,57 @@ def _artifact(
             f"completions: {why}; "
             "score this data again with tether score"
         )
-    source = model_at_hand(manifest.get("source", {}))
-    verified = verify_rescored(table, None, budget)
-    if source is not None:
-        watcher.stage(f"checking {path} against {source}")
-        without = table.identity.scored.get("prompt") == "without"
-        scorer = open_scorer(
-            source,
-            config,
-            rows[:RESCORED_ROWS],
-            without_prompt=without,
-            processes=policy.engine.processes,
-            sharded=in_shards(policy.engine.model),
-            quantisation=by_name(str(table.identity.scored.get("quantisation"))),
-        )
-        now = scorer.identity(table.identity.kind, config, without_prompt=without)
-        # Truncation and turns were compared row by row through the keys; what changes no row is the same.
-        by_row = {name: table.identity.scored.get(name, "") for name in ("truncation", "turns")}
-        same = ReferenceIdentity(now.kind, {**now.scored, **by_row})
-        difference = same.difference(table.identity)
-        if difference is not None:
-            raise ReferenceMismatch(
-                f"{path}: not made by {source} as it is now: {difference}; score the data again"
-            )
-        verified = verify_rescored(table, lambda: (scorer.engine, scorer.groups), budget)
+    verified = _verify_artifact(config, path, table, manifest.get("source", {}), groups, rows, place, policy)
     return Reference(table, _record(table, f"the artifact in {path}"), verified)
+
+
+def _verify_artifact(
+    config: TrainConfig,
+    path: Path,
+    table: ReferenceTable,
+    source: dict[str, Any],
+    groups: list[EncodedGroup],
+    rows: list[Preference],
+    place: Place,
+    policy: Policy,
+) -> Verified:
+    """Score a few rows again with the model that made the artifact, which is often the policy as it is now.
+
+    Raises:
+        ReferenceMismatch: the model is at hand and is not what it was.
+        GuardStop: it does not repeat its scores.
+
+    """
+    scored = table.identity.scored
+    without = scored.get("prompt") == "without"
+
+    def difference(now: ReferenceIdentity) -> str | None:
+        # Truncation and turns were compared row by row through the keys; what changes no row is the same.
+        by_row = {name: scored.get(name, "") for name in ("truncation", "turns")}
+        return ReferenceIdentity(now.kind, {**now.scored, **by_row}).difference(table.identity)
+
+    kind = table.identity.kind
+    own = not config.adapter_arithmetic and not without  # else the policy's sums are the table's only nearly
+    if own and difference(_named(kind, config, policy, without_prompt=False)) is None:
+        place.watcher.stage(f"checking {path} against the policy, the model that made it")
+        return verify_rescored(table, lambda: (policy.engine, groups[:RESCORED_ROWS]), place.budget)
+    model = model_at_hand(source)
+    if model is None:
+        return verify_rescored(table, None, place.budget)
+    place.watcher.stage(f"checking {path} against {model}")
+    scorer = open_scorer(
+        model,
+        config,
+        rows[:RESCORED_ROWS],
+        without_prompt=without,
+        processes=policy.engine.processes,
+        sharded=in_shards(policy.engine.model),
+        quantisation=by_name(str(scored.get("quantisation"))),
+    )
+    found = difference(scorer.identity(kind, config, without_prompt=without))
+    if found is not None:
+        raise ReferenceMismatch(f"{path}: not made by {model} as it is now: {found}; score the data again")
+    return verify_rescored(table, lambda: (scorer.engine, scorer.groups), place.budget)
 
 
 def _record(table: ReferenceTable, description: str) -> dict[str, Any]:

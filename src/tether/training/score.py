@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ from tether.training.steps import Engine, update_logprobs
 
 ROWS_PER_PASS = 256
 """Rows scored between two progress notes."""
+LAYOUT_TOKENS = 64
+"""Tokens of a prompt and of a completion that suffice to compare two layouts on a short row."""
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -210,11 +213,21 @@ def layout_for(
 ) -> LayoutChoice:
     """Choose a layout for a run in `autocast`: compare it with `padded` on two short rows and the longest.
 
-    Windows and position limits show on long texts only; short ones show a sibling or a neighbour leaking in.
+    Windows and position limits show on long texts only, so the longest is compared whole. The short ones show
+    a sibling or a neighbour leaking in, which a few of their tokens do as well as all.
     """
     ordered = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
-    some = collate([*ordered[:2], *ordered[2:][-1:]])
+    some = collate([*map(_cut, ordered[:2]), *ordered[2:][-1:]])
     return choose_layout(model, requested, some, autocast=autocast)
+
+
+def _cut(group: EncodedGroup) -> EncodedGroup:
+    """Return a group with few tokens of its prompt and its completions."""
+    few = tuple(
+        replace(c, ids=c.ids[:LAYOUT_TOKENS]) if c.scored is None else c  # only some of the ids are scored
+        for c in group.completions
+    )
+    return replace(group, prompt_ids=group.prompt_ids[-LAYOUT_TOKENS:], completions=few)
 
 
 def score_rows(

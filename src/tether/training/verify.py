@@ -1,8 +1,9 @@
 """Step 0: the reference is the one you named, or the run does not start.
 
 `self` against the policy in the same shape and kernel gives margins of exactly zero on CPU fp32 and the
-objective's own value at zero margin; against the scored table every margin stays under beta x a bound from
-the measured batch noise. Every other kind: 8 rows are scored again by the named model and must match.
+objective's own value at zero margin; against the scored table every margin stays under beta x what rounding
+explains, or else, measured, the batch noise too. Every other kind: 8 rows are scored again by the named model
+and must match.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from tether.training.steps import Engine, evaluate, update_logprobs
 
 RESCORED_ROWS = 8
 NOISE_ROWS = 3
+ROUNDING = 16
+"""What rounding explains of a sum, in units of its last place: the adding up, and each token's own few."""
 NOISE_FACTOR = 8.0
 """How many times the measured noise of a few rows the worst row of a run may show."""
 
@@ -37,10 +40,16 @@ class Verified:
     numbers: dict[str, Any]
 
 
-def noise_bound(engine: Engine, batch: GroupBatch, sums: Tensor, budget: int) -> float:
-    """Return a bound on how much a sum moves with its batch mates, nats: measured, with a rounding floor.
+def rounding(engine: Engine, sums: Tensor) -> float:
+    """Return how much of the largest sum rounding explains, nats."""
+    # An 8-bit activation that is rounded the other way moves by 1 / 127 of the largest beside it.
+    precise = engine.dtype == torch.float32 and quantisation_of(engine.model) != "int8"
+    eps = torch.finfo(torch.float32).eps if precise else torch.finfo(torch.bfloat16).eps
+    return ROUNDING * eps * max(1.0, float(sums.abs().max()))
 
-    Measured on the shortest rows, beside each other and each alone; `sums` are those the bound is for.
+
+def measured_noise(engine: Engine, batch: GroupBatch, budget: int) -> float:
+    """Return how much a sum moves with its batch mates, nats: the shortest rows, beside each other and alone.
 
     Raises:
         GuardStop: one row alone gives two answers.
@@ -57,13 +66,13 @@ def noise_bound(engine: Engine, batch: GroupBatch, sums: Tensor, budget: int) ->
             "step 0: two evaluations of the same row differ; something random is still on (dropout?), so no "
             "reference can be checked"
         )
-    moved = float((update_logprobs(engine, few, budget).sums - torch.cat(alone)).abs().max())
-    # An 8-bit activation that is rounded the other way moves by 1 / 127 of the largest beside it.
-    precise = engine.dtype == torch.float32 and quantisation_of(engine.model) != "int8"
-    eps = torch.finfo(torch.float32).eps if precise else torch.finfo(torch.bfloat16).eps
-    # Rounding of one fp32 sum grows with its size; a token's own error is a few eps of its log-prob.
-    floor = 16 * eps * max(1.0, float(sums.abs().max()))
-    return NOISE_FACTOR * moved + floor
+    return float((update_logprobs(engine, few, budget).sums - torch.cat(alone)).abs().max())
+
+
+def _bound(engine: Engine, batch: GroupBatch, sums: Tensor, budget: int, worst: float) -> float:
+    """Return how far a row may be off, nats: rounding, and only where that is not enough the batch noise."""
+    floor = rounding(engine, sums)
+    return floor if worst <= floor else floor + NOISE_FACTOR * measured_noise(engine, batch, budget)
 
 
 def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], budget: int) -> Verified:
@@ -76,19 +85,18 @@ def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], b
     engine.model.eval()
     batch = collate(update)
     policy = update_logprobs(engine, batch, budget)
-    bound = noise_bound(engine, batch, policy.sums, budget)
-    known = table.lookup(batch)
-    worst, row = _worst(policy, known, batch)
+    worst, row = _worst(policy, table.lookup(batch), batch)
+    bound = _bound(engine, batch, policy.sums, budget, worst)
     beta = float(getattr(engine.options, "beta", 1.0))
     if worst > bound:
         raise GuardStop(
-            f"step 0: {row}: policy and reference differ by {worst:.3g} nats, the batch noise is "
-            f"{bound:.3g}; the reference is not this model at step 0; delete the run folder's reference/ "
-            "and run again"
+            f"step 0: {row}: policy and reference differ by {worst:.3g} nats, rounding and batch noise "
+            f"explain {bound:.3g}; the reference is not this model at step 0; delete the run folder's "
+            "reference/ and run again"
         )
     scored = evaluate(engine, batch, table, budget, policy=policy)
     zero = zero_margin(engine.options)
-    text = f"policy and reference agree on the first update to {worst:.2g} nats (noise {bound:.2g})"
+    text = f"policy and reference agree on the first update to {worst:.2g} nats (allowed {bound:.2g})"
     numbers: dict[str, Any] = {"loss": scored.loss, "margin_max": beta * worst, "bound": beta * bound}
     if zero is not None:
         numbers["zero_margin"] = zero
@@ -111,14 +119,14 @@ def verify_rescored(
     batch = collate(groups[:RESCORED_ROWS])
     values = update_logprobs(engine, batch, budget)
     worst, row = _worst(values, table.lookup(batch), batch)
-    bound = noise_bound(engine, batch, values.sums, budget)
+    bound = _bound(engine, batch, values.sums, budget, worst)
     if worst > bound:
         raise GuardStop(
             f"step 0: {row}: the reference table is off by {worst:.3g} nats from what its model gives now "
-            f"(noise {bound:.3g}); score the data again"
+            f"(allowed {bound:.3g}); score the data again"
         )
     return Verified(
-        f"{len(batch)} rows scored again by the named model agree to {worst:.2g} nats (noise {bound:.2g})",
+        f"{len(batch)} rows scored again by the named model agree to {worst:.2g} nats (allowed {bound:.2g})",
         {"rescored_rows": len(batch), "rescored_error": worst, "bound": bound},
     )
 
