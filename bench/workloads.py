@@ -50,6 +50,9 @@ QUICK = (
 FULL = (
     *QUICK,
     Workload("hh-256", "HH-like, 256 pairs", "hh", 256, must={SHIPPED: 7.0, PATCHED: 3.5, GROUPED: 2.0}),
+    Workload(
+        "lora-256", "LoRA, HH-like, 256 pairs", "hh", 256, lora=True, learning_rate=1e-3, must={SHIPPED: 9.0}
+    ),
     Workload("uf-64", "UltraFeedback-like, 64 pairs", "uf", 64, must={SHIPPED: 4.3, PATCHED: 2.5}),
     Workload("betas", "8 betas, HH-like", "hh", 64, betas=BETAS, repeats=2, must={SHIPPED: 9.0}),
     Workload(
@@ -69,7 +72,7 @@ FULL = (
             f"length-{p}",
             f"{p} + {p // 2} tokens",
             f"{p},{p // 2},{p // 2}",
-            16,
+            8192 // p,
             learning_rate=10 * MOVING,
             repeats=2,
         )
@@ -77,9 +80,9 @@ FULL = (
     ),
     *(
         Workload(
-            f"size-{size}", f"{size} parameters, HH-like", "hh", 16, size, learning_rate=MOVING, repeats=2
+            f"size-{size}", f"{size} parameters, HH-like", "hh", pairs, size, learning_rate=MOVING, repeats=2
         )
-        for size in ("1M", "28M")
+        for size, pairs in (("1M", 64), ("28M", 16))
     ),
 )
 

@@ -136,8 +136,8 @@ def run_tether(
     held: dict[str, Any] = {}
     original = run_module.load_policy
 
-    def remember(*args: Any) -> Any:
-        held["policy"] = original(*args)
+    def remember(*args: Any, **named: Any) -> Any:
+        held["policy"] = original(*args, **named)
         return held["policy"]
 
     monkeypatch.setattr(run_module, "load_policy", remember)
