@@ -8,7 +8,7 @@ the completion is tokenised apart and the row carries the note `joint_differs`.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -71,6 +71,14 @@ class EncodedGroup:
         return max(
             (max(ids) for ids in (self.prompt_ids, *(c.ids for c in self.completions)) if ids), default=0
         )
+
+    def shortened(self, tokens: int) -> "EncodedGroup":
+        """Return the group with so many tokens of its prompt's end and of each completion's beginning.
+
+        Completions of which only some ids are scored stay whole. For checks only: keys name the whole texts.
+        """
+        few = tuple(replace(c, ids=c.ids[:tokens]) if c.scored is None else c for c in self.completions)
+        return replace(self, prompt_ids=self.prompt_ids[-tokens:], completions=few)
 
 
 class Renderer:

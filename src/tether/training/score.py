@@ -5,7 +5,6 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,17 +216,8 @@ def layout_for(
     a sibling or a neighbour leaking in, which a few of their tokens do as well as all.
     """
     ordered = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
-    some = collate([*map(_cut, ordered[:2]), *ordered[2:][-1:]])
+    some = collate([*(g.shortened(LAYOUT_TOKENS) for g in ordered[:2]), *ordered[2:][-1:]])
     return choose_layout(model, requested, some, autocast=autocast)
-
-
-def _cut(group: EncodedGroup) -> EncodedGroup:
-    """Return a group with few tokens of its prompt and its completions."""
-    few = tuple(
-        replace(c, ids=c.ids[:LAYOUT_TOKENS]) if c.scored is None else c  # only some of the ids are scored
-        for c in group.completions
-    )
-    return replace(group, prompt_ids=group.prompt_ids[-LAYOUT_TOKENS:], completions=few)
 
 
 def score_rows(

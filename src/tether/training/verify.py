@@ -25,6 +25,8 @@ from tether.tokens.render import EncodedGroup
 from tether.training.steps import Engine, evaluate, update_logprobs
 
 RESCORED_ROWS = 8
+REPEATED_TOKENS = 64
+"""Of a prompt and of each completion."""
 NOISE_ROWS = 3
 ROUNDING = 16
 """What rounding explains of a sum, in units of its last place: the adding up, and each token's own few."""
@@ -49,24 +51,29 @@ def rounding(engine: Engine, sums: Tensor) -> float:
 
 
 def measured_noise(engine: Engine, batch: GroupBatch, budget: int) -> float:
-    """Return how much a sum moves with its batch mates, nats: the shortest rows, beside each other and alone.
+    """Return how much a sum moves with its batch mates, nats: the shortest rows, together and alone."""
+    few = batch.select(batch.group_lengths.argsort(stable=True)[:NOISE_ROWS].tolist())
+    alone = [update_logprobs(engine, few.select([row]), budget).sums for row in range(len(few))]
+    return float((update_logprobs(engine, few, budget).sums - torch.cat(alone)).abs().max())
+
+
+def check_repeats(engine: Engine, groups: Sequence[EncodedGroup], budget: int) -> None:
+    """Hold a few tokens of one row to give the same sums twice; dropout anywhere shows on them.
 
     Raises:
-        GuardStop: one row alone gives two answers.
+        GuardStop: they do not.
 
     """
-    few = batch.select(batch.group_lengths.argsort(stable=True)[:NOISE_ROWS].tolist())
-    alone, again = (
-        [update_logprobs(engine, few.select([row]), budget).sums for row in rows]
-        for rows in (range(len(few)), [0])
-    )
     # On an accelerator a kernel may add in any order; on a CPU only something random differs.
-    if not torch.equal(alone[0], again[0]) and next(engine.model.parameters()).device.type == "cpu":
+    if next(engine.model.parameters()).device.type != "cpu":
+        return
+    few = collate([groups[0].shortened(REPEATED_TOKENS)])
+    once, again = (update_logprobs(engine, few, budget).sums for _ in range(2))
+    if not torch.equal(once, again):
         raise GuardStop(
             "step 0: two evaluations of the same row differ; something random is still on (dropout?), so no "
             "reference can be checked"
         )
-    return float((update_logprobs(engine, few, budget).sums - torch.cat(alone)).abs().max())
 
 
 def _bound(engine: Engine, batch: GroupBatch, sums: Tensor, budget: int, worst: float) -> float:
@@ -83,6 +90,7 @@ def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], b
 
     """
     engine.model.eval()
+    check_repeats(engine, update, budget)
     batch = collate(update)
     policy = update_logprobs(engine, batch, budget)
     worst, row = _worst(policy, table.lookup(batch), batch)
@@ -116,6 +124,8 @@ def verify_rescored(
     if rescore is None:
         return Verified("not verifiable here: the model that scored it is not at hand", {})
     engine, groups = rescore()
+    engine.model.eval()
+    check_repeats(engine, groups, budget)
     batch = collate(groups[:RESCORED_ROWS])
     values = update_logprobs(engine, batch, budget)
     worst, row = _worst(values, table.lookup(batch), batch)
