@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tether.tokens.render import EncodedCompletion, EncodedGroup
+from tether.tokens.render import FEW, EncodedCompletion, EncodedGroup
 from tether.training import score
 
 
@@ -28,5 +28,5 @@ def test_layouts_are_compared_on_the_longest_row_whole_and_on_cut_short_ones(
     score.layout_for(None, "auto", [*groups, group("mean2", 300, 65, 90)], nullcontext)
     (batch,) = seen
     assert batch.row_ids == ("short", "mean", "long")
-    assert batch.prompt_lengths.tolist() == [score.LAYOUT_TOKENS] * 2 + [700]
-    assert batch.completion_lengths.tolist() == [score.LAYOUT_TOKENS] * 4 + [100, 200]
+    assert batch.prompt_lengths.tolist() == [FEW] * 2 + [700]
+    assert batch.completion_lengths.tolist() == [FEW] * 4 + [100, 200]

@@ -91,10 +91,7 @@ class Dialler:
     def tokens(self) -> tuple[int, int]:
         """Return the tokens of all rows to train on, and of those held out."""
         parts = (self._prepared.train, self._prepared.held_out)
-        trained, held_out = (
-            sum(len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in part.groups)
-            for part in parts
-        )
+        trained, held_out = (sum(g.tokens for g in part.groups) for part in parts)
         return trained, held_out
 
     def answers(self, values: Sequence[float], parts: Iterator[Sequence[Preference]]) -> Answers:

@@ -255,4 +255,4 @@ def _timed(bench: Bench) -> tuple[float, float, float]:
 
 
 def _count(groups: list[EncodedGroup]) -> int:
-    return sum(len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in groups)
+    return sum(g.tokens for g in groups)

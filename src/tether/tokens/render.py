@@ -25,6 +25,8 @@ from tether.tokens.turns import ScoreTurns, Turn, encode_turns
 NOTHING = Joined([], [])
 CHUNK = 512
 """Rows tokenised by one call; bounds the memory of the texts, changes no number."""
+FEW = 64
+"""Tokens of a prompt and of a completion that suffice for a check on any row: of a layout, of repetition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +68,24 @@ class EncodedGroup:
         return len(self.prompt_ids) + max((len(c.ids) for c in self.completions), default=0)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the prompt, once, and of all completions."""
+        return len(self.prompt_ids) + sum(len(c.ids) for c in self.completions)
+
+    @property
     def max_id(self) -> int:
         """Largest token id in the row; it must be smaller than the model's embedding."""
         return max(
             (max(ids) for ids in (self.prompt_ids, *(c.ids for c in self.completions)) if ids), default=0
         )
 
-    def shortened(self, tokens: int) -> "EncodedGroup":
-        """Return the group with so many tokens of its prompt's end and of each completion's beginning.
+    def shortened(self) -> "EncodedGroup":
+        """Return the group with `FEW` tokens of its prompt's end and of each completion's beginning.
 
         Completions of which only some ids are scored stay whole. For checks only: keys name the whole texts.
         """
-        few = tuple(replace(c, ids=c.ids[:tokens]) if c.scored is None else c for c in self.completions)
-        return replace(self, prompt_ids=self.prompt_ids[-tokens:], completions=few)
+        few = tuple(replace(c, ids=c.ids[:FEW]) if c.scored is None else c for c in self.completions)
+        return replace(self, prompt_ids=self.prompt_ids[-FEW:], completions=few)
 
 
 class Renderer:

@@ -98,7 +98,7 @@ def plan_run(
     weights = 4 * learning + _frozen_bytes(config, model, sum(p.numel() for p in parameters) - learning)
     prompt = sum(len(g.prompt_ids) for g in groups)
     completion = sum(len(c.ids) for g in groups for c in g.completions)
-    longest = max((len(g.prompt_ids) + sum(len(c.ids) for c in g.completions) for g in groups), default=0)
+    longest = max((g.tokens for g in groups), default=0)
     per_token = activation_bytes_per_token(
         model.config,
         checkpointing=config.gradient_checkpointing,

@@ -95,21 +95,21 @@ def build_reference(config: TrainConfig, policy: Policy, prepared: Prepared, pla
             lambda: open_scorer(path, config, rows, processes=policy.engine.processes, sharded=sharded),
         )
 
-    scorer, named, again = _scorer(kind, path, config, policy, rows, groups, opened)
+    engine, theirs, tokenizer, named = _scorer(kind, config, policy, rows, groups, opened)
     if kind == "model":
         place.shared.hold(
             config.reference, {key: named.scored[key] for key in ("weights", "adapter", "tokenizer")}
         )
-    model = scorer[0].model if kind == "model" and same_vocabulary(policy.tokenizer, scorer[2]) else None
+    model = engine.model if kind == "model" and same_vocabulary(policy.tokenizer, tokenizer) else None
     live = _live(config, kind, policy, model)
     # A sum moves in its last bits with the rows beside it, so a table belongs to exactly these rows.
     with place.shared.reference(place.folder, {**asdict(named), **part, "tokens": place.keep_tokens}):
         source = {"model": path or policy.path, "kind": kind}
-        table = _scored(place, named, scorer[0], scorer[1], source, policy.engine.processes)
+        table = _scored(place, named, engine, theirs, source, policy.engine.processes)
         if kind == "self":
             verified = verify_self(replace(policy.engine, live=live), table, place.first_update, budget)
         else:
-            verified = verify_rescored(table, again, budget)
+            verified = verify_rescored(engine, table, theirs, budget)
     description = {"self": "the policy as it is at step 0", "prior": "the policy without the prompt"}.get(
         kind, f"the model in {path}"
     )
@@ -192,26 +192,25 @@ def _progress(watcher: Watcher, kind: str) -> Callable[[int, int], None]:
 
 def _scorer(
     kind: str,
-    path: str,
     config: TrainConfig,
     policy: Policy,
     rows: list[Preference],
     groups: list[EncodedGroup],
     opened: Callable[[], Scorer],
-) -> tuple[
-    tuple[Engine, list[EncodedGroup], Any], ReferenceIdentity, Callable[[], tuple[Engine, list[EncodedGroup]]]
-]:
+) -> tuple[Engine, list[EncodedGroup], Any, ReferenceIdentity]:
+    """Return what scores the rows, the rows as it sees them, its tokenizer, and its name."""
     if kind == "model":
         scorer = opened()
-        named = scorer.identity(f"model:{path}", config, without_prompt=False)
-        engine, theirs, tokenizer = scorer.engine, scorer.groups, scorer.tokenizer
-    else:
-        named = _named(config.reference, config, policy, without_prompt=kind == "prior")
-        engine, theirs, tokenizer = policy.engine, groups, policy.tokenizer
-        if kind == "prior":
-            renderer = Renderer(tokenizer, policy.stops, without_prompt=True, score_turns=config.score_turns)
-            theirs = renderer.encode_all(rows)
-    return (engine, theirs, tokenizer), named, lambda: (engine, theirs[:RESCORED_ROWS])
+        named = scorer.identity(config.reference, config, without_prompt=False)
+        return scorer.engine, scorer.groups, scorer.tokenizer, named
+    without = kind == "prior"
+    if without:
+        renderer = Renderer(
+            policy.tokenizer, policy.stops, without_prompt=True, score_turns=config.score_turns
+        )
+        groups = renderer.encode_all(rows)
+    named = _named(config.reference, config, policy, without_prompt=without)
+    return policy.engine, groups, policy.tokenizer, named
 
 
 def _named(kind: str, config: TrainConfig, policy: Policy, *, without_prompt: bool) -> ReferenceIdentity:
@@ -316,10 +315,10 @@ def _verify_artifact(
     own = not config.adapter_arithmetic and not without  # else the policy's sums are the table's only nearly
     if own and difference(_named(kind, config, policy, without_prompt=False)) is None:
         place.watcher.stage(f"checking {path} against the policy, the model that made it")
-        return verify_rescored(table, lambda: (policy.engine, groups[:RESCORED_ROWS]), place.budget)
+        return verify_rescored(policy.engine, table, groups, place.budget)
     model = model_at_hand(source)
     if model is None:
-        return verify_rescored(table, None, place.budget)
+        return Verified("not verifiable here: the model that scored it is not at hand", {})
     place.watcher.stage(f"checking {path} against {model}")
     scorer = open_scorer(
         model,
@@ -333,7 +332,7 @@ def _verify_artifact(
     found = difference(scorer.identity(kind, config, without_prompt=without))
     if found is not None:
         raise ReferenceMismatch(f"{path}: not made by {model} as it is now: {found}; score the data again")
-    return verify_rescored(table, lambda: (scorer.engine, scorer.groups), place.budget)
+    return verify_rescored(scorer.engine, table, scorer.groups, place.budget)
 
 
 def _record(table: ReferenceTable, description: str) -> dict[str, Any]:

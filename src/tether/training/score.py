@@ -31,8 +31,6 @@ from tether.training.steps import Engine, update_logprobs
 
 ROWS_PER_PASS = 256
 """Rows scored between two progress notes."""
-LAYOUT_TOKENS = 64
-"""Tokens of a prompt and of a completion that suffice to compare two layouts on a short row."""
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -93,7 +91,7 @@ def fill_table(
     for start in range(0, len(todo), ROWS_PER_PASS):
         part = todo[start : start + ROWS_PER_PASS]
         # Neighbours of similar length waste less; the table does not care about order.
-        part = sorted(part, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
+        part = sorted(part, key=lambda g: g.tokens)
         batch = collate(part)
         table.add(batch, update_logprobs(engine, batch, budget), keep_tokens=keep_tokens)
         if progress is not None:
@@ -215,8 +213,8 @@ def layout_for(
     Windows and position limits show on long texts only, so the longest is compared whole. The short ones show
     a sibling or a neighbour leaking in, which a few of their tokens do as well as all.
     """
-    ordered = sorted(groups, key=lambda g: len(g.prompt_ids) + sum(len(c.ids) for c in g.completions))
-    some = collate([*(g.shortened(LAYOUT_TOKENS) for g in ordered[:2]), *ordered[2:][-1:]])
+    ordered = sorted(groups, key=lambda g: g.tokens)
+    some = collate([*(g.shortened() for g in ordered[:2]), *ordered[2:][-1:]])
     return choose_layout(model, requested, some, autocast=autocast)
 
 

@@ -6,10 +6,10 @@ explains, or else, measured, the batch noise too. Every other kind: 8 rows are s
 and must match.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +25,6 @@ from tether.tokens.render import EncodedGroup
 from tether.training.steps import Engine, evaluate, update_logprobs
 
 RESCORED_ROWS = 8
-REPEATED_TOKENS = 64
-"""Of a prompt and of each completion."""
 NOISE_ROWS = 3
 ROUNDING = 16
 """What rounding explains of a sum, in units of its last place: the adding up, and each token's own few."""
@@ -67,19 +65,13 @@ def check_repeats(engine: Engine, groups: Sequence[EncodedGroup], budget: int) -
     # On an accelerator a kernel may add in any order; on a CPU only something random differs.
     if next(engine.model.parameters()).device.type != "cpu":
         return
-    few = collate([groups[0].shortened(REPEATED_TOKENS)])
+    few = collate([groups[0].shortened()])
     once, again = (update_logprobs(engine, few, budget).sums for _ in range(2))
     if not torch.equal(once, again):
         raise GuardStop(
             "step 0: two evaluations of the same row differ; something random is still on (dropout?), so no "
             "reference can be checked"
         )
-
-
-def _bound(engine: Engine, batch: GroupBatch, sums: Tensor, budget: int, worst: float) -> float:
-    """Return how far a row may be off, nats: rounding, and only where that is not enough the batch noise."""
-    floor = rounding(engine, sums)
-    return floor if worst <= floor else floor + NOISE_FACTOR * measured_noise(engine, batch, budget)
 
 
 def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], budget: int) -> Verified:
@@ -89,23 +81,23 @@ def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], b
         GuardStop: the policy does not repeat itself, or the table is not this policy's.
 
     """
-    engine.model.eval()
-    check_repeats(engine, update, budget)
-    batch = collate(update)
-    policy = update_logprobs(engine, batch, budget)
-    worst, row = _worst(policy, table.lookup(batch), batch)
-    bound = _bound(engine, batch, policy.sums, budget, worst)
+    found = _compare(engine, table, update, budget)
     beta = float(getattr(engine.options, "beta", 1.0))
-    if worst > bound:
+    if found.worst > found.bound:
         raise GuardStop(
-            f"step 0: {row}: policy and reference differ by {worst:.3g} nats, rounding and batch noise "
-            f"explain {bound:.3g}; the reference is not this model at step 0; delete the run folder's "
-            "reference/ and run again"
+            f"step 0: {found.row}: policy and reference differ by {found.worst:.3g} nats, rounding and batch "
+            f"noise explain {found.bound:.3g}; the reference is not this model at step 0; delete the run "
+            "folder's reference/ and run again"
         )
-    scored = evaluate(engine, batch, table, budget, policy=policy)
+    scored = evaluate(engine, found.batch, table, budget, policy=found.values)
     zero = zero_margin(engine.options)
-    text = f"policy and reference agree on the first update to {worst:.2g} nats (allowed {bound:.2g})"
-    numbers: dict[str, Any] = {"loss": scored.loss, "margin_max": beta * worst, "bound": beta * bound}
+    text = f"policy and reference agree on the first update to {found.worst:.2g} nats"
+    text += f" (allowed {found.bound:.2g})"
+    numbers: dict[str, Any] = {
+        "loss": scored.loss,
+        "margin_max": beta * found.worst,
+        "bound": beta * found.bound,
+    }
     if zero is not None:
         numbers["zero_margin"] = zero
         text += f"; loss {scored.loss:.4f}, {zero:.4f} at zero margin"
@@ -113,38 +105,49 @@ def verify_self(engine: Engine, table: Scores, update: Sequence[EncodedGroup], b
 
 
 def verify_rescored(
-    table: ReferenceTable, rescore: Callable[[], tuple[Engine, list[EncodedGroup]]] | None, budget: int
+    engine: Engine, table: ReferenceTable, groups: Sequence[EncodedGroup], budget: int
 ) -> Verified:
     """Score 8 rows again with the named model and compare them with the table.
 
     Raises:
-        GuardStop: a row differs by more than batch noise; names it.
+        GuardStop: the model does not repeat itself, or a row differs by more than batch noise; names it.
 
     """
-    if rescore is None:
-        return Verified("not verifiable here: the model that scored it is not at hand", {})
-    engine, groups = rescore()
-    engine.model.eval()
-    check_repeats(engine, groups, budget)
-    batch = collate(groups[:RESCORED_ROWS])
-    values = update_logprobs(engine, batch, budget)
-    worst, row = _worst(values, table.lookup(batch), batch)
-    bound = _bound(engine, batch, values.sums, budget, worst)
-    if worst > bound:
+    found = _compare(engine, table, groups[:RESCORED_ROWS], budget)
+    if found.worst > found.bound:
         raise GuardStop(
-            f"step 0: {row}: the reference table is off by {worst:.3g} nats from what its model gives now "
-            f"(allowed {bound:.3g}); score the data again"
+            f"step 0: {found.row}: the reference table is off by {found.worst:.3g} nats from what its model "
+            f"gives now (allowed {found.bound:.3g}); score the data again"
         )
+    rows = len(found.batch)
     return Verified(
-        f"{len(batch)} rows scored again by the named model agree to {worst:.2g} nats (allowed {bound:.2g})",
-        {"rescored_rows": len(batch), "rescored_error": worst, "bound": bound},
+        f"{rows} rows scored again by the named model agree to {found.worst:.2g} nats "
+        f"(allowed {found.bound:.2g})",
+        {"rescored_rows": rows, "rescored_error": found.worst, "bound": found.bound},
     )
 
 
-def _worst(mine: SequenceLogProbs, theirs: SequenceLogProbs, batch: GroupBatch) -> tuple[float, str]:
-    gaps = (mine.sums - theirs.sums).abs()
+class _Compared(NamedTuple):
+    """Rows as the model scores them now, the one farthest from the table, and how far it may be, nats."""
+
+    batch: GroupBatch
+    values: SequenceLogProbs
+    row: str
+    worst: float
+    bound: float
+
+
+def _compare(engine: Engine, table: Scores, groups: Sequence[EncodedGroup], budget: int) -> _Compared:
+    engine.model.eval()
+    check_repeats(engine, groups, budget)
+    batch = collate(groups)
+    values = update_logprobs(engine, batch, budget)
+    gaps = (values.sums - table.lookup(batch).sums).abs()
     index = int(gaps.argmax())
-    return float(gaps[index]), batch.row_ids[int(batch.group_of[index])]
+    worst, bound = float(gaps[index]), rounding(engine, values.sums)
+    if worst > bound:  # only then is it worth more passes to know the noise of a batch
+        bound += NOISE_FACTOR * measured_noise(engine, batch, budget)
+    return _Compared(batch, values, batch.row_ids[int(batch.group_of[index])], worst, bound)
 
 
 def model_at_hand(source: dict[str, Any]) -> Path | None:
