@@ -12,7 +12,8 @@ import pytest
 from tests.training.conftest import rows
 from tether import api
 from tether.config.train import TrainConfig
-from tether.training.plan import activation_bytes_per_token, cache_bytes_per_token, model_on_meta
+from tether.training.hardware import Memory
+from tether.training.plan import FIRST_USE, activation_bytes_per_token, cache_bytes_per_token, model_on_meta
 
 MIB = 2**20
 
@@ -39,23 +40,50 @@ def test_an_adapter_learns_less_and_keeps_no_copy(make_config: Callable[..., Tra
     assert adapter["sampling_mib"] == whole["sampling_mib"] > 0
 
 
+def test_checkpointing_saves_activations_but_not_what_the_allocator_keeps(
+    make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tether.api.training.memory_of", lambda device: Memory(50 * MIB, 900 * MIB))
+    plain = api.plan(make_config())
+    checkpointed = api.plan(make_config(gradient_checkpointing=True))
+    assert checkpointed["activations_mib"] < 0.8 * plain["activations_mib"]
+    assert (
+        checkpointed["retained_mib"]
+        == plain["retained_mib"]
+        == pytest.approx(0.4 * (plain["activations_mib"] + plain["head_mib"]))
+    )
+    saved = plain["activations_mib"] - checkpointed["activations_mib"]
+    assert plain["peak_mib"] - checkpointed["peak_mib"] == pytest.approx(saved)
+
+
 def test_the_largest_budget_is_the_last_that_fits(
     make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tether.training.hardware import Memory
-
     def with_room(mib: float, budget: int) -> dict[str, Any]:
-        memory = Memory(100 * MIB, int((100 + mib) * MIB))
+        memory = Memory(50 * MIB, int(50 * MIB + FIRST_USE + mib * MIB))
         monkeypatch.setattr("tether.api.training.memory_of", lambda device: memory)
-        return api.plan(make_config(max_tokens_per_microbatch=budget, dataset_name=str(data)))
+        whole = {"dataset_name": str(data), "train_batch_size": 400}
+        return api.plan(make_config(max_tokens_per_microbatch=budget, **whole))
 
     data = Path(make_config().output_dir).parent / "many.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows(400)))
     largest = with_room(30, 256)["largest_token_budget"]
     assert largest >= 256 and largest % 256 == 0
-    limit = 0.9 * 130
+    limit = 0.9 * (80 + FIRST_USE / MIB)
     assert with_room(30, largest)["peak_mib"] <= limit < with_room(30, largest + 256)["peak_mib"]
     assert with_room(1, 256)["largest_token_budget"] == 0
+
+
+def test_no_budget_is_larger_than_an_update(make_config: Callable[..., TrainConfig]) -> None:
+    def planned(size: int, budget: int) -> dict[str, Any]:
+        return api.plan(make_config(train_batch_size=size, max_tokens_per_microbatch=budget))
+
+    one, all_rows = planned(1, 10_000), planned(24, 10_000)
+    per_token = activation_bytes_per_token(_model_config(make_config()), checkpointing=False)
+    assert all_rows["activations_mib"] * MIB == pytest.approx(per_token * all_rows["tokens_per_epoch"])
+    assert one["activations_mib"] < all_rows["activations_mib"] / 8
+    assert one["activations_mib"] == planned(1, 1)["activations_mib"], "the longest pair, whatever the budget"
+    assert one["largest_token_budget"] == 256
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from tether.policies.quantisation import asked_for, quantised_weights
 from tether.tokens.render import EncodedGroup
 from tether.training.hardware import Memory
 from tether.training.policy import base_dtype
+from tether.training.prepare import updates_of
 from tether.training.score import uses_bf16
 
 
@@ -26,8 +27,14 @@ def total_updates(config: TrainConfig, updates_per_epoch: int) -> int:
     return max(1, math.ceil(config.num_train_epochs * updates_per_epoch))
 
 
-RETAINED = 1.4
-"""What the CPU's allocator holds per byte of tensors that come and go, measured (docs/performance.md)."""
+RETAINED = 0.4
+"""What the CPU's allocator keeps, per byte that a pass holds at its peak without activation checkpointing.
+
+Measured (LOG.md, 2026-11-22). Checkpointing frees a block's tensors early, but the hidden states it keeps
+stand among the holes, so that the holes are as large as without it."""
+
+FIRST_USE = 56 * 2**20
+"""Bytes of the libraries' own pages that a CPU process touches first in a step; measured."""
 
 HEADROOM = 0.9
 """Share of the memory at hand that the largest budget may fill."""
@@ -44,7 +51,8 @@ class Plan:
     completion_tokens_per_epoch: int
     token_budget: int
     process_mib: float
-    """The interpreter, the libraries and the prepared rows (this process, now); 0 on an accelerator."""
+    """The interpreter, the libraries and the prepared rows (this process, now), and what a first step loads
+    of the libraries; 0 on an accelerator."""
     weights_mib: float
     gradients_mib: float
     optimizer_mib: float
@@ -58,7 +66,8 @@ class Plan:
     peak_mib: float
     available_mib: float
     largest_token_budget: int
-    """The largest budget whose peak fills at most 90 % of what is available; 0 where none does."""
+    """The largest budget that an update can fill and whose peak takes at most 90 % of what is available;
+    0 where none does."""
 
 
 def activation_bytes_per_token(config: Any, *, checkpointing: bool, bytes_per_value: int = 4) -> float:
@@ -90,34 +99,45 @@ def cache_bytes_per_token(config: Any, *, bytes_per_value: int = 4) -> float:
 def plan_run(
     config: TrainConfig, model: Any, groups: Sequence[EncodedGroup], *, budget: int, memory: Memory
 ) -> Plan:
-    """Plan a run over the rows of an epoch, for a model (with its adapter) that may be on the meta device."""
+    """Plan a run over the rows of an epoch, for a model (with its adapter) that may be on the meta device.
+
+    A micro-batch holds as many tokens as the budget, the largest update of the first epoch (a micro-batch is
+    cut from one update), or the longest group where that is longer than the budget.
+    """
     mib = 2**20
-    per_epoch = math.ceil(len(groups) / config.pairs_per_update)
+    updates = updates_of(config, groups)
+    per_epoch = updates.updates_per_epoch
+    fullest = max((sum(g.tokens for g in updates.update(0, i)) for i in range(per_epoch)), default=0)
     parameters = list(model.parameters())
     learning = sum(p.numel() for p in trainable(model).values())
     weights = 4 * learning + _frozen_bytes(config, model, sum(p.numel() for p in parameters) - learning)
     prompt = sum(len(g.prompt_ids) for g in groups)
     completion = sum(len(c.ids) for g in groups for c in g.completions)
     longest = max((g.tokens for g in groups), default=0)
-    per_token = activation_bytes_per_token(
-        model.config,
-        checkpointing=config.gradient_checkpointing,
-        bytes_per_value=2 if uses_bf16(config) else 4,
+    kept, whole = (
+        activation_bytes_per_token(
+            model.config, checkpointing=checkpointing, bytes_per_value=2 if uses_bf16(config) else 4
+        )
+        for checkpointing in (config.gradient_checkpointing, False)
     )
     # Logits, their log-softmax and the gradient of one chunk, fp32.
     head = 3 * 4 * min(config.head_chunk, completion) * int(model.config.vocab_size)
     copied = (learning if config.adapter_arithmetic else 0) if config.use_peft else weights / 4
     copy = 4 * copied if config.measure_prompts else 0
     sampling = _sampling(config, model.config, groups) if config.measure_prompts else 0.0
-    fixed = memory.process + weights + 12 * learning + copy
-    factor = RETAINED if memory.process else 1.0
+    on_cpu = memory.process > 0
+    process = memory.process + (FIRST_USE if on_cpu else 0)
+    fixed = process + weights + 12 * learning + copy
+
+    def live(tokens: int) -> int:
+        return max(min(tokens, fullest), longest)
+
+    def retained(tokens: int) -> float:
+        return RETAINED * max(live(tokens) * whole + head, sampling) if on_cpu else 0.0
 
     def peak(tokens: int) -> float:
-        live = max(min(tokens, prompt + completion), longest)
-        return fixed + factor * max(live * per_token + head, sampling)
+        return fixed + max(live(tokens) * kept + head, sampling) + retained(tokens)
 
-    activations = max(min(budget, prompt + completion), longest) * per_token
-    passing = max(activations + head, sampling)
     return Plan(
         rows=len(groups),
         updates=total_updates(config, per_epoch),
@@ -125,18 +145,18 @@ def plan_run(
         tokens_per_epoch=prompt + completion,
         completion_tokens_per_epoch=completion,
         token_budget=budget,
-        process_mib=memory.process / mib,
+        process_mib=process / mib,
         weights_mib=weights / mib,
         gradients_mib=4 * learning / mib,
         optimizer_mib=8 * learning / mib,
         start_copy_mib=copy / mib,
-        activations_mib=activations / mib,
+        activations_mib=live(budget) * kept / mib,
         head_mib=head / mib,
         sampling_mib=sampling / mib,
-        retained_mib=(factor - 1) * passing / mib,
+        retained_mib=retained(budget) / mib,
         peak_mib=peak(budget) / mib,
         available_mib=memory.available / mib,
-        largest_token_budget=_largest(peak, HEADROOM * memory.available, prompt + completion),
+        largest_token_budget=_largest(peak, HEADROOM * memory.available, fullest),
     )
 
 

@@ -14,6 +14,7 @@ from tether.objectives import OBJECTIVES, needs_mismatched
 from tether.records.results import Finding
 from tether.records.rows import Preference
 from tether.tokens.inspect import CUT_FINDINGS, NOTES
+from tether.tokens.loader import Updates
 from tether.tokens.mismatch import add_mismatched
 from tether.tokens.render import EncodedGroup, Renderer
 from tether.tokens.truncate import truncate_each
@@ -256,6 +257,21 @@ def _mismatch(
 
 def _finding(kind: str, severity: Any, ids: list[str], text: str) -> Finding:
     return Finding(kind=kind, severity=severity, count=len(ids), rows=tuple(ids), text=text)
+
+
+def updates_of(
+    config: TrainConfig,
+    groups: Sequence[EncodedGroup],
+    rows_of: Callable[[int], Sequence[int]] | None = None,
+) -> Updates:
+    """Return the updates of a run, in their order."""
+    return Updates(
+        groups,
+        train_batch_size=config.pairs_per_update,
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        strategy=config.train_sampling_strategy,
+        epoch_rows=rows_of,
+    )
 
 
 def epoch_rows(config: TrainConfig, rows: Sequence[Preference]) -> Callable[[int], list[int]] | None:

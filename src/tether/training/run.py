@@ -53,7 +53,15 @@ from tether.training.policy import (
     load_texts,
     pinned_config,
 )
-from tether.training.prepare import Prepared, check_ids, epoch_rows, left_out, prepared_rows, task_of
+from tether.training.prepare import (
+    Prepared,
+    check_ids,
+    epoch_rows,
+    left_out,
+    prepared_rows,
+    task_of,
+    updates_of,
+)
 from tether.training.record import starting_record
 from tether.training.references import Place, Policy, Reference, build_reference
 from tether.training.sampling import Sampler, make_sampler
@@ -279,14 +287,8 @@ def _reference(parts: Parts, engine: Engine, budget: int) -> Reference:
 
 
 def _updates(parts: Parts) -> Updates:
-    config = parts.config
-    return Updates(
-        parts.prepared.train.groups,
-        train_batch_size=config.pairs_per_update,
-        seed=config.seed if config.data_seed is None else config.data_seed,
-        strategy=config.train_sampling_strategy,
-        epoch_rows=epoch_rows(config, parts.prepared.train.rows),
-    )
+    train = parts.prepared.train
+    return updates_of(parts.config, train.groups, epoch_rows(parts.config, train.rows))
 
 
 def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler | None, budget: int) -> Loop:
