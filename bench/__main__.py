@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.measure import Disagreement, Result, Setting, measure, prepare
 from bench.report import document, fallen, ratios, read_baseline, save_baseline, short_of, table
-from bench.stages import as_table, stages
+from bench.stages import Stages, as_table, stages
 from bench.turns import ROOT, ChildFailed, NotQuiet, Turns
 from bench.workloads import CUDA, FULL, QUICK, TRIAL, Workload
 
@@ -33,36 +33,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setting = Setting(work, options.device, options.device == "cuda", options.repeats)
     turns = Turns(work / "runs", threads=options.threads, busy_ok=options.busy_ok, say=_say)
     results: list[Result] = []
+    parts: Stages = {}
+    status = 0
     began = time.perf_counter()
     try:
         for workload in chosen:
             results.append(measure(workload, setting, turns))
             _say(table(results[-1]) + "\n")
+            if options.save_baseline:
+                save_baseline(options.device, ratios(results[-1:]))
         files = prepare(chosen[0], setting)
         parts = stages(files.model, files.ours, device=options.device, bf16=setting.bf16)
         _say(as_table(parts))
-    except (Disagreement, ChildFailed) as error:
+    except (Disagreement, ChildFailed, NotQuiet) as error:
         _say(f"bench: {error}")
-        return 1
-    except NotQuiet as error:
-        _say(f"bench: {error}")
-        return 4
-    found = document(results, _machine(options, turns), {"workload": chosen[0].name, "parts": parts})
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    text = "\n\n".join([*map(table, results), as_table(parts)])
-    (options.out / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
-    if not options.keep:
+        status = 4 if isinstance(error, NotQuiet) else 1
+    if results:
+        found = document(results, _machine(options, turns), {"workload": chosen[0].name, "parts": parts})
+        text = "\n\n".join([*map(table, results), *([as_table(parts)] if parts else [])])
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        (options.out / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+        _say(f"\n{time.perf_counter() - began:.0f} s; saved {options.out / name}.json and .txt")
+    if status == 0 and not options.keep:
         shutil.rmtree(work)
-    _say(f"\n{time.perf_counter() - began:.0f} s; saved {options.out / name}.json and .txt")
-    return _verdict(options, results)
+    verdict = _verdict(options, results)
+    return status or verdict
 
 
 def _verdict(options: argparse.Namespace, results: list[Result]) -> int:
     for line in short_of(results):
         _say(f"short of the target: {line}")
     if options.save_baseline:
-        save_baseline(options.device, ratios(results))
         return 0
     worse = [] if options.busy_ok else fallen(results, read_baseline(options.device))
     for line in worse:

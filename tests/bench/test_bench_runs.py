@@ -1,5 +1,6 @@
 """What makes a measurement count: the clock, the guard, equal losses and tokens, the stored ratios."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from bench import machine, report, turns
+from bench.__main__ import main
 from bench.floor import Shape, work
 from bench.jobs import Job, Outcome, read_job, write
 from bench.machine import Rates
@@ -142,6 +144,30 @@ def test_a_ratio_fell_when_every_repeat_is_clearly_below_the_stored_one(tmp_path
     (line,) = report.fallen([result({SHIPPED: [7.0, 7.5, 8.0]})], stored)
     assert "7.50 (7.00 to 8.00), stored 9.00" in line
     assert report.short_of([result({SHIPPED: [6.0, 6.5, 8.0]})]) == ["hh, as shipped: 6.50, the target is 7"]
+
+
+def test_what_was_measured_is_kept_when_the_machine_grows_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = tmp_path / "baseline.json"
+
+    def measure(workload: Workload, *_: object) -> Result:
+        if workload.name != "hh":
+            raise turns.NotQuiet("too busy")
+        return result({SHIPPED: [6.0]})
+
+    def save(device: str, values: dict[str, float]) -> None:
+        report.save_baseline(device, values, stored)
+
+    monkeypatch.setattr("bench.__main__.measure", measure)
+    monkeypatch.setattr("bench.__main__.save_baseline", save)
+    assert main(["--out", str(tmp_path), "--save-baseline"]) == 4
+    (saved,) = tmp_path.glob("2*.json")
+    assert json.loads(saved.read_text())["ratios"] == {"hh: as shipped": 6.0}
+    assert report.read_baseline("cpu", stored) == {"hh: as shipped": 6.0}
+    assert saved.with_suffix(".txt").read_text().startswith("HH-like")
+    said = capsys.readouterr().out
+    assert "bench: too busy" in said and "hh, as shipped: 6.00, the target is 7" in said
 
 
 def test_tables_fit_80_columns() -> None:
