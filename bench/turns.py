@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TRIES = 5
 """Of a run; then its round begins again."""
 ROUNDS = 3
-WARMING, PROBES = 5, 7
-"""At the start of a round, the first thrown away: an idle host grants a burst that no run of a minute keeps.
-The others' median is the machine's usual rate in that round."""
+WARMING, PROBES = 5, 5
+"""Before the first round, thrown away: an idle host grants a burst that no run of a minute keeps. At the
+start of every round: their median is the machine's usual rate in that round."""
 
 CHILDREN = {"tether": "bench.ours", "tether-score": "bench.ours", "trl": "bench.theirs"}
 
@@ -49,6 +49,9 @@ class Turns:
     def __init__(self, work: Path, *, threads: int, busy_ok: bool, say: Callable[[str], None]) -> None:
         self._work, self._threads, self._busy_ok, self._say = work, threads, busy_ok, say
         self._usual: dict[tuple[str, bool], float] = {}
+        self._warm = False
+        self._now: float | None = None
+        """The rate measured last, while nothing has run since."""
         self._count = 0
         self.rejected = 0
 
@@ -75,12 +78,16 @@ class Turns:
         """Return the machine's usual rate: a median, for a best one is luck on a shared host."""
         key = (device, bf16)
         if key not in self._usual:
-            rates = [square_rate(device, bf16) for _ in range(WARMING + PROBES)]
-            self._usual[key] = statistics.median(rates[WARMING:])
+            for _ in range(0 if self._warm else WARMING):
+                square_rate(device, bf16)
+            self._warm = True
+            rates = [square_rate(device, bf16) for _ in range(PROBES)]
+            self._usual[key], self._now = statistics.median(rates), rates[-1]
         return self._usual[key]
 
     def unclocked(self, job: Job) -> Outcome:
         """Run a job in a fresh process for what a slow machine leaves as it is: its memory."""
+        self._now = None
         return self._child(job)[1]
 
     def run(self, job: Job) -> Run:
@@ -95,11 +102,14 @@ class Turns:
             return Run(*self._child(job), rate=None)
         for _ in range(TRIES):
             usual = self.usual(job.device, job.bf16)
-            before = square_rate(job.device, job.bf16)
+            before, self._now = self._now, None
+            if before is None or before < QUIET * usual:
+                before = square_rate(job.device, job.bf16)
             run, outcome = self._child(job)
             after = square_rate(job.device, job.bf16)
             slow = min(before, after)
             if slow >= QUIET * usual:
+                self._now = after
                 return Run(run, outcome, slow)
             self.rejected += 1
             self._say(f"rejected: the machine gave {slow / usual:.0%} of its usual speed around this run")

@@ -68,7 +68,7 @@ def test_a_run_with_another_number_of_updates_does_not_count() -> None:
 
 def guarded(monkeypatch: pytest.MonkeyPatch, rates: list[float], **options: Any) -> turns.Run:
     burst = [900.0] * turns.WARMING
-    left = iter([*burst, 300.0, *[100.0] * 5, 40.0, *rates])
+    left = iter([*burst, 300.0, *[100.0] * 3, 40.0, *rates])
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
     said: list[str] = []
@@ -89,8 +89,9 @@ def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.Monkey
 
 def test_a_round_begins_again_at_the_pace_the_machine_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     warm = [900.0] * turns.WARMING
-    slowed = [*warm, *[100.0] * 9, *[50.0] * 10, *warm, *[50.0] * 11]
-    left = iter(slowed)
+    # Five for the usual rate, the last of them before the first run; then one after each run that counts.
+    first = [*[100.0] * 5, 100.0, 50.0, *[50.0] * 8]
+    left = iter([*warm, *first, *[50.0] * 5, 50.0, 50.0])
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
     said: list[str] = []
