@@ -11,7 +11,7 @@ class Job:
     """What a child process trains, and how. The same fields mean the same in both programs."""
 
     program: str
-    """tether, trl, or tether-score (score the rows with the model, train nothing)."""
+    """tether, trl, or tether-study (one study over `betas`)."""
     model: str
     rows: str
     out: str
@@ -34,14 +34,16 @@ class Job:
     """TRL: pairs per micro-batch, the rest is accumulated; None: the whole update at once."""
     budget: int | None = None
     """tether: tokens per micro-batch; None: its default."""
-    reference: str = "self"
-    """tether: its --reference."""
+    betas: tuple[float, ...] = ()
+    """tether-study: a cell each."""
+    held_out: str | None = None
+    """tether-study: rows that models are evaluated on."""
     loss_type: str = "sigmoid"
 
     @property
     def updates(self) -> int:
         """Optimizer steps of one pass over the rows."""
-        return 0 if self.program == "tether-score" else -(-self.count // self.per_update)
+        return -(-self.count // self.per_update)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def write(path: Path, value: Job | Outcome) -> None:
 
 def read_job(path: Path) -> Job:
     """Read a job."""
-    return Job(**_document(path))
+    document = _document(path)
+    return Job(**{**document, "betas": tuple(document["betas"])})
 
 
 def read_outcome(path: Path) -> Outcome:

@@ -11,7 +11,7 @@ QUIET = 0.90
 """A run counts only while the machine gives this share of its usual rate (see `turns`)."""
 
 _SIZE = {"cpu": 2048, "cuda": 8192}
-_PROBE_SECONDS = 3.0
+_PROBE_SECONDS = 2.0
 """Long enough to see past the swings within a second of a shared host; a lasting slowdown still shows."""
 
 

@@ -20,7 +20,7 @@ from bench.jobs import Outcome
 
 
 class Marks:
-    """Marks and sums of one child process."""
+    """Marks and sums of one child process: of a run of so many updates, or of several such runs."""
 
     def __init__(self, updates: int) -> None:
         self._age, self._now = process_age(), time.perf_counter()
@@ -28,7 +28,7 @@ class Marks:
         self._done = 0
         self._first: float | None = None
         self._last: float | None = None
-        self._processor = 0.0
+        self._processor_began = self._processor = 0.0
         self._peak = 0.0
         self._step_began = 0.0
         self.losses: list[float] = []
@@ -47,7 +47,7 @@ class Marks:
             hook.remove()
 
     def _forward(self, module: Any, arguments: Any) -> None:
-        self._first, self._processor = time.perf_counter(), time.process_time()
+        self._first, self._processor_began = time.perf_counter(), time.process_time()
         self._first_hook.remove()
 
     def _before_step(self, *_: Any) -> None:
@@ -56,15 +56,15 @@ class Marks:
     def _after_step(self, *_: Any) -> None:
         self.stages["optimizer"] += time.perf_counter() - self._step_began
         self._done += 1
-        if self._done == self._updates:
-            self.last()
+        if self._done % self._updates == 0:
+            self._stop()
 
-    def last(self) -> None:
-        """Stop the clock."""
+    def _stop(self) -> None:
+        """Stop the clock; another run of the same process may stop it again, later."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._last = time.perf_counter()
-        self._processor = time.process_time() - self._processor
+        self._processor = time.process_time() - self._processor_began
         self._peak = peak_mib()
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,18 +80,30 @@ class Marks:
 
         return call
 
-    def outcome(self) -> Outcome:
-        """Return what was measured.
+    def span(self) -> tuple[float, float]:
+        """Return when the clock was started and stopped last, on the clock all processes of a machine share.
+
+        Raises:
+            RuntimeError: it was not.
+
+        """
+        if self._first is None or self._last is None:
+            raise RuntimeError(f"{self._done} optimizer steps were made, {self._updates} announced")
+        return self._first, self._last
+
+    def outcome(self, *, runs: int = 1) -> Outcome:
+        """Return what was measured of `runs` runs, one after the other.
 
         Raises:
             RuntimeError: no forward pass, or not as many updates as announced.
 
         """
-        if self._first is None or self._last is None or self._done != self._updates:
-            raise RuntimeError(f"{self._done} optimizer steps were made, {self._updates} announced")
+        if self._done != runs * self._updates:
+            raise RuntimeError(f"{self._done} optimizer steps were made, {runs * self._updates} announced")
+        first, last = self.span()
         return Outcome(
-            seconds=self._last - self._first,
-            setup_seconds=self._age + self._first - self._now,
+            seconds=last - first,
+            setup_seconds=self._age + first - self._now,
             total_seconds=self._age + time.perf_counter() - self._now,
             losses=self.losses,
             tokens=self.tokens,

@@ -49,6 +49,7 @@ class Files:
     adapter: Path | None
     ours: Path
     theirs: Path
+    held_out: Path
     our_count: int
     their_count: int
     source: str
@@ -106,13 +107,14 @@ def prepare(workload: Workload, setting: Setting) -> Files:
         rows_of.write(corpus, everything)
     model = build(SIZES[workload.size], corpus, setting.work / f"model-{kind}-{workload.size}")
     encode = rows_of.encoder(AutoTokenizer.from_pretrained(model))
-    pairs = rows_of.fitted(everything, encode, workload.pairs, workload.max_length)
+    *pairs, held_out = rows_of.fitted(everything, encode, workload.pairs + 1, workload.max_length)
     ours = theirs = pairs
     if workload.answers > 2:
         ours = list(rows_of.as_rankings(pairs, workload.answers))
         theirs = [pair for row in ours for pair in rows_of.as_pairs(row)]
     rows_of.write(folder / "ours.jsonl", ours)
     rows_of.write(folder / "theirs.jsonl", theirs)
+    rows_of.write(folder / "held_out.jsonl", [held_out])
     lora = adapter(model, setting.work / f"adapter-{kind}-{workload.size}") if workload.lora else None
     lengths_of = [_lengths(row, encode) for row in ours]
     return Files(
@@ -120,6 +122,7 @@ def prepare(workload: Workload, setting: Setting) -> Files:
         lora,
         folder / "ours.jsonl",
         folder / "theirs.jsonl",
+        folder / "held_out.jsonl",
         len(ours),
         len(theirs),
         source,
@@ -145,6 +148,8 @@ def jobs(workload: Workload, files: Files, setting: Setting) -> tuple[Job, Job]:
     }
     theirs = Job(program="trl", rows=str(files.theirs), count=files.their_count, **shared)
     ours = Job(program="tether", rows=str(files.ours), count=files.our_count, **shared)
+    if workload.betas:
+        ours = replace(ours, program="tether-study", betas=workload.betas, held_out=str(files.held_out))
     if workload.answers > 2:
         per_update = max(1, ours.per_update * 2 // workload.answers)
         ours = replace(ours, loss_type="plackett_luce", per_update=per_update)
@@ -168,7 +173,7 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
     mine: list[Outcome] = []
     peer: dict[str, list[Outcome]] = {}
     for _ in range(setting.repeats or workload.repeats):
-        own, others = turns.round(lambda: _round(workload, ours, theirs, turns))
+        own, others = _round(workload, ours, theirs, turns)
         mine.append(own)
         for name, run in others.items():
             peer.setdefault(name, []).append(run)
@@ -193,13 +198,12 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
 
 
 def _round(workload: Workload, ours: Job, theirs: Job, turns: Turns) -> tuple[Outcome, dict[str, Outcome]]:
-    """Run our side once, then the peer in each setting."""
-    own = _study(workload, ours, turns) if workload.betas else turns.run(ours).outcome
-    others: dict[str, Outcome] = {}
-    for name in columns_of(workload):
-        job = replace(theirs, **COLUMNS[name])
-        others[name] = _one_by_one(workload, job, turns) if workload.betas else turns.run(job).outcome
-    return own, others
+    """Run our side once, then the peer in each setting: a study on our side, once per beta on the other."""
+    names, betas = columns_of(workload), workload.betas
+    jobs = [replace(theirs, **COLUMNS[name], beta=beta) for name in names for beta in betas or (theirs.beta,)]
+    own, *runs = [run.outcome for run in turns.round([ours, *jobs])]
+    each = len(betas) or 1
+    return own, {name: _joined(runs[at * each : (at + 1) * each]) for at, name in enumerate(names)}
 
 
 def columns_of(workload: Workload) -> list[str]:
@@ -248,22 +252,6 @@ def _limits(workload: Workload, updates: int, limit: float) -> list[float]:
         return [limit] * updates
     each = updates // len(workload.betas)
     return [limit * max(1.0, beta / Job.beta) for beta in workload.betas for _ in range(each)]
-
-
-def _study(workload: Workload, job: Job, turns: Turns) -> Outcome:
-    """Score the reference once, then train once per beta against it."""
-    scored = turns.run(replace(job, program="tether-score"))
-    reference = f"artifact:{scored.job.out}"
-    return _joined(
-        [
-            scored.outcome,
-            *(turns.run(replace(job, beta=b, reference=reference)).outcome for b in workload.betas),
-        ]
-    )
-
-
-def _one_by_one(workload: Workload, job: Job, turns: Turns) -> Outcome:
-    return _joined([turns.run(replace(job, beta=beta)).outcome for beta in workload.betas])
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:

@@ -1,4 +1,4 @@
-"""Child process: the real `tether train` or `tether score`, by its command line, with time marks."""
+"""Child process: the real `tether train`, by its command line, with time marks."""
 
 import sys
 from collections.abc import Callable
@@ -8,27 +8,16 @@ from typing import Any
 from bench.jobs import Job, read_job, write
 from bench.marks import Marks
 from tether.cli.main import main as tether
-from tether.training import loop, references, run, scoring
+from tether.training import loop, references, run
 
 
-def arguments(job: Job) -> list[str]:
-    """Return the command line of a job."""
-    if job.program == "tether-score":
-        options: dict[str, object] = {
-            "model": job.model,
-            "data": job.rows,
-            "out": job.out,
-            "max-length": job.max_length,
-            "device": job.device,
-        }
-        return ["score", *_words(options)]
-    options = {
+def options(job: Job) -> dict[str, object]:
+    """Return the options that a run and a study of runs share."""
+    found: dict[str, object] = {
         "model": job.adapter or job.model,
         "data": job.rows,
         "output-dir": job.out,
-        "beta": job.beta,
         "loss-type": job.loss_type,
-        "reference": job.reference,
         "learning-rate": job.learning_rate,
         "num-train-epochs": 1,
         "train-batch-size": job.per_update,
@@ -39,14 +28,20 @@ def arguments(job: Job) -> list[str]:
         "measure-prompts": 0,
     }
     if job.budget is not None:
-        options["max-tokens-per-microbatch"] = job.budget
+        found["max-tokens-per-microbatch"] = job.budget
+    return found
+
+
+def arguments(job: Job) -> list[str]:
+    """Return the command line of a job."""
     switches = ["--bf16" if job.bf16 else "--no-bf16"]
     if job.checkpointing:
         switches.append("--gradient-checkpointing")
-    return ["train", *_words(options), *switches]
+    return ["train", *words({**options(job), "beta": job.beta}), *switches]
 
 
-def _words(options: dict[str, object]) -> list[str]:
+def words(options: dict[str, object]) -> list[str]:
+    """Return options as words of a command line."""
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
@@ -73,7 +68,6 @@ def book(marks: Marks) -> None:
         (references, "fill_table", "reference"),
         (references, "verify_self", "step-0 check"),
         (references, "verify_rescored", "step-0 check"),
-        (scoring, "fill_table", "reference"),
     ):
         setattr(module, name, marks.timed(stage, getattr(module, name)))
 
@@ -88,8 +82,6 @@ def main(job_file: str, outcome_file: str) -> None:
     except SystemExit as end:
         if end.code:
             raise
-    if job.program == "tether-score":
-        marks.last()
     write(Path(outcome_file), marks.outcome())
 
 

@@ -4,25 +4,20 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from bench.jobs import Job, Outcome, read_outcome, write
 from bench.machine import QUIET, square_rate
 
-T = TypeVar("T")
-
 ROOT = Path(__file__).resolve().parents[1]
-TRIES = 5
-"""Of a run; then its round begins again."""
-ROUNDS = 3
-WARMING, PROBES = 5, 5
-"""Before the first round, thrown away: an idle host grants a burst that no run of a minute keeps. At the
-start of every round: their median is the machine's usual rate in that round."""
+TRIES = 4
+"""Passes over a round: what was rejected in one is run again in the next."""
+WARMING = 5
+"""Probes before the first round, thrown away: an idle host grants a burst that no run of a minute keeps."""
 
-CHILDREN = {"tether": "bench.ours", "tether-score": "bench.ours", "trl": "bench.theirs"}
+CHILDREN = {"tether": "bench.ours", "tether-study": "bench.study", "trl": "bench.theirs"}
 
 
 class NotQuiet(Exception):
@@ -35,7 +30,7 @@ class ChildFailed(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One accepted run of a child, and the matrix rate around it."""
+    """One run of a child, and the matrix rate around it."""
 
     job: Job
     outcome: Outcome
@@ -48,72 +43,55 @@ class Turns:
 
     def __init__(self, work: Path, *, threads: int, busy_ok: bool, say: Callable[[str], None]) -> None:
         self._work, self._threads, self._busy_ok, self._say = work, threads, busy_ok, say
-        self._usual: dict[tuple[str, bool], float] = {}
         self._warm = False
-        self._now: float | None = None
-        """The rate measured last, while nothing has run since."""
         self._count = 0
         self.rejected = 0
 
-    def round(self, runs: Callable[[], T]) -> T:
-        """Make runs that are compared with one another, all at one usual rate of the machine.
+    def round(self, jobs: Sequence[Job]) -> list[Run]:
+        """Run jobs that are compared with one another, each in a fresh process, in turn.
 
-        A shared host may change its pace for many minutes; then the round begins again, at that pace.
+        A run counts while the machine gives before and after it at least `QUIET` of its usual rate, which
+        is the median of all probes of the round: a best one is luck on a shared host. Others are made again.
 
         Raises:
-            NotQuiet: no round could be finished.
+            NotQuiet: some run of the round was rejected every time.
             ChildFailed: a child ended with an error.
 
         """
-        for _ in range(ROUNDS - 1):
-            self._usual.clear()
-            try:
-                return runs()
-            except NotQuiet as error:
-                self._say(f"{error}; this round begins again")
-        self._usual.clear()
-        return runs()
+        if self._busy_ok:
+            return [Run(*self._child(job), rate=None) for job in jobs]
+        probes: list[float] = []
+        runs: dict[int, Run] = {}
+        again: Sequence[int] = range(len(jobs))
+        for _ in range(TRIES):
+            before = self._probe(jobs[0], probes)
+            for at in again:
+                job, outcome = self._child(jobs[at])
+                after = self._probe(jobs[0], probes)
+                runs[at] = Run(job, outcome, min(before, after))
+                before = after
+            usual = statistics.median(probes)
+            again = [at for at, run in runs.items() if run.rate is not None and run.rate < QUIET * usual]
+            if not again:
+                return [runs[at] for at in range(len(jobs))]
+            self.rejected += len(again)
+            for at in again:
+                share = (runs[at].rate or 0.0) / usual
+                self._say(f"rejected: the machine gave {share:.0%} of its usual speed around this run")
+        raise NotQuiet(
+            f"{TRIES} times in a row runs of a round were rejected; end what else runs, or give --busy-ok"
+        )
 
-    def usual(self, device: str, bf16: bool) -> float:
-        """Return the machine's usual rate: a median, for a best one is luck on a shared host."""
-        key = (device, bf16)
-        if key not in self._usual:
-            for _ in range(0 if self._warm else WARMING):
-                square_rate(device, bf16)
-            self._warm = True
-            rates = [square_rate(device, bf16) for _ in range(PROBES)]
-            self._usual[key], self._now = statistics.median(rates), rates[-1]
-        return self._usual[key]
+    def _probe(self, job: Job, probes: list[float]) -> float:
+        for _ in range(0 if self._warm else WARMING):
+            square_rate(job.device, job.bf16)
+        self._warm = True
+        probes.append(square_rate(job.device, job.bf16))
+        return probes[-1]
 
     def unclocked(self, job: Job) -> Outcome:
         """Run a job in a fresh process for what a slow machine leaves as it is: its memory."""
-        self._now = None
         return self._child(job)[1]
-
-    def run(self, job: Job) -> Run:
-        """Run a job in a fresh process; again where the machine was not quiet.
-
-        Raises:
-            NotQuiet: it was not in any of a few tries.
-            ChildFailed: the child ended with an error.
-
-        """
-        if self._busy_ok:
-            return Run(*self._child(job), rate=None)
-        for _ in range(TRIES):
-            usual = self.usual(job.device, job.bf16)
-            before, self._now = self._now, None
-            if before is None or before < QUIET * usual:
-                before = square_rate(job.device, job.bf16)
-            run, outcome = self._child(job)
-            after = square_rate(job.device, job.bf16)
-            slow = min(before, after)
-            if slow >= QUIET * usual:
-                self._now = after
-                return Run(run, outcome, slow)
-            self.rejected += 1
-            self._say(f"rejected: the machine gave {slow / usual:.0%} of its usual speed around this run")
-        raise NotQuiet(f"{TRIES} runs in a row were rejected; end what else runs here, or give --busy-ok")
 
     def _child(self, job: Job) -> tuple[Job, Outcome]:
         self._count += 1

@@ -31,7 +31,7 @@ class Workload:
     memory: bool = False
     """Also measure peak memory at equal tokens per micro-batch and at each side's best."""
     betas: tuple[float, ...] = ()
-    """A study: TRL trains once per value; we score the reference once and train once per value."""
+    """A study: TRL trains once per value, one after the other; ours is one `tether study`."""
     must: dict[str, float] = field(default_factory=dict[str, float])
     """Least ratio per column that this project set itself."""
 

@@ -1,9 +1,9 @@
 """What makes a measurement count: the clock, the guard, equal losses and tokens, the stored ratios."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +17,12 @@ from bench.marks import Marks, process_age
 from bench.measure import Column, Disagreement, Result, agree
 from bench.ours import arguments
 from bench.stages import as_table, stages
+from bench.study import arguments as study_arguments
+from bench.study import joined
+from bench.worker import Worked, files, read
 from bench.workloads import COLUMNS, CUDA, FULL, GROUPED, PATCHED, QUICK, SHIPPED, Workload
 from tests.tiny import save_model, tiny_model
+from tether.cli.study import help_page as study_help
 from tether.cli.train import help_page
 
 OUTCOME = Outcome(
@@ -66,42 +70,41 @@ def test_a_run_with_another_number_of_updates_does_not_count() -> None:
         marks.outcome()
 
 
-def guarded(monkeypatch: pytest.MonkeyPatch, rates: list[float], **options: Any) -> turns.Run:
-    burst = [900.0] * turns.WARMING
-    left = iter([*burst, 300.0, *[100.0] * 3, 40.0, *rates])
-    monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
-    monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
-    said: list[str] = []
-    runner = turns.Turns(Path(), threads=1, busy_ok=options.get("busy_ok", False), say=said.append)
-    return runner.run(JOB)
-
-
-def test_a_run_on_a_slowed_machine_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert guarded(monkeypatch, [100, 89, 91, 99]).rate == 91
-    assert guarded(monkeypatch, [89, 100, 95, 95]).rate == 95
-
-
-def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(turns.NotQuiet, match="5 runs in a row"):
-        guarded(monkeypatch, [50.0] * 10)
-    assert guarded(monkeypatch, [50.0] * 2, busy_ok=True).rate is None
-
-
-def test_a_round_begins_again_at_the_pace_the_machine_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    warm = [900.0] * turns.WARMING
-    # Five for the usual rate, the last of them before the first run; then one after each run that counts.
-    first = [*[100.0] * 5, 100.0, 50.0, *[50.0] * 8]
-    left = iter([*warm, *first, *[50.0] * 5, 50.0, 50.0])
+def guarded(monkeypatch: pytest.MonkeyPatch, rates: list[float], runs: int = 2) -> list[float | None]:
+    """Return the rates of the runs that counted; every probe must be used."""
+    left = iter([*[900.0] * turns.WARMING, *rates])
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: next(left))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
     said: list[str] = []
     runner = turns.Turns(Path(), threads=1, busy_ok=False, say=said.append)
-    assert runner.round(lambda: [runner.run(JOB).rate, runner.run(JOB).rate]) == [50, 50]
-    assert next(left, None) is None and runner.rejected == 5
-    assert said[-1].endswith("this round begins again")
-    left = iter(100.0 * 0.8**n for n in range(3000))
-    with pytest.raises(turns.NotQuiet):
-        runner.round(lambda: runner.run(JOB))
+    found = [run.rate for run in runner.round([JOB] * runs)]
+    assert next(left, None) is None
+    assert runner.rejected == len(said)
+    return found
+
+
+def test_a_run_on_a_slowed_machine_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert guarded(monkeypatch, [100, 90, 100]) == [90, 90]
+    # The probe between two runs is after one and before the other; both are made again.
+    assert guarded(monkeypatch, [100, 100, 80, 100, 100, 100, 100], runs=3) == [100, 100, 100]
+    # One probe too slow at the end: only the last run is made again, between probes of its own.
+    assert guarded(monkeypatch, [100, 100, 100, 89, 100, 91], runs=3) == [100, 100, 91]
+
+
+def test_a_round_is_held_to_the_pace_that_the_machine_keeps_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Faster before the round than in it: the burst does not count. Slower from the middle on: the median
+    # moves, and what was rejected by the old pace counts by the new one.
+    assert guarded(monkeypatch, [50, 50, 50]) == [50, 50]
+    assert guarded(monkeypatch, [100, 100, 50, 50, 50]) == [100, 50]
+
+
+def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    falling = [100.0 * 0.8**n for n in range(3 + 3 * 3)]
+    with pytest.raises(turns.NotQuiet, match="4 times in a row"):
+        guarded(monkeypatch, falling)
+    monkeypatch.setattr(turns, "square_rate", lambda device, bf16: pytest.fail("nobody asked"))
+    runner = turns.Turns(Path(), threads=1, busy_ok=True, say=print)
+    assert [run.rate for run in runner.round([JOB, JOB])] == [None, None]
 
 
 def test_memory_is_measured_however_fast_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +150,34 @@ def test_a_ratio_fell_when_every_repeat_is_clearly_below_the_stored_one(tmp_path
     assert report.short_of([result({SHIPPED: [6.0, 6.5, 8.0]})]) == ["hh, as shipped: 6.50, the target is 7"]
 
 
+def worked(cells: list[str], losses: list[float], first: float, last: float) -> Worked:
+    outcome = replace(OUTCOME, losses=losses, seconds=last - first, peak_mib=300.0)
+    return Worked(cells, first, last, outcome)
+
+
+def test_a_study_is_timed_over_all_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [SimpleNamespace(cell_id=f"b{beta:g}", factors=SimpleNamespace(beta=beta)) for beta in (0.01, 0.1, 1.0)]
+    monkeypatch.setattr("bench.study.read_study", lambda folder: SimpleNamespace(cells=cells))
+    job = replace(JOB, count=16, betas=(0.01, 0.1, 1.0))
+    one = worked(["b1", "b0.01"], [0.5, 0.4, 0.69, 0.68], 10.0, 22.0)
+    other = worked(["b0.1"], [0.6, 0.5], 11.0, 18.0)
+    found = joined(job, [one, other], age=20.0, now=25.0)
+    assert found.seconds == 12.0 and found.setup_seconds == 5.0 and found.total_seconds == 20.0
+    assert found.losses == [0.69, 0.68, 0.6, 0.5, 0.5, 0.4]
+    assert found.tokens == 200 and found.peak_mib == 600.0 and found.processor_seconds == 5.0
+    assert found.stages == {"gradient": 3.0, "optimizer": 0.4}
+    with pytest.raises(RuntimeError, match="not every beta"):
+        joined(job, [one], age=20.0, now=25.0)
+
+
+def test_a_worker_notes_what_it_trained_and_when(tmp_path: Path) -> None:
+    path = tmp_path / "worker-1.json"
+    before = worked(["b1"], [0.5], 10.0, 22.0)
+    path.write_text(json.dumps(asdict(before)))
+    assert files(tmp_path / "out") == [path]
+    assert read(path) == before
+
+
 def test_what_was_measured_is_kept_when_the_machine_grows_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,9 +216,12 @@ def test_a_job_survives_its_file_and_every_option_exists(tmp_path: Path) -> None
     write(tmp_path / "job.json", job)
     assert read_job(tmp_path / "job.json") == job
     assert job.updates == 3
-    options = [word for word in arguments(job) if word.startswith("--")]
-    page = help_page()
-    assert all(option in page or f"--{option[2:]}" in ("--model", "--data") for option in options)
+    study = replace(job, program="tether-study", betas=(0.1, 1.0), held_out="held_out.jsonl")
+    write(tmp_path / "job.json", study)
+    assert read_job(tmp_path / "job.json") == study
+    for words, page in ((arguments(job), help_page()), (study_arguments(study), help_page() + study_help())):
+        options = [word for word in words if word.startswith("--")]
+        assert [o for o in options if o not in page and o not in ("--model", "--data")] == []
 
 
 def test_workloads_have_names_of_their_own() -> None:

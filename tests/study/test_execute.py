@@ -45,7 +45,7 @@ def test_every_cell_has_the_bits_of_tether_train_and_each_reference_is_scored_on
     assert record.status == "finished"
     assert [cell.state for cell in record.cells] == ["finished"] * 12
     assert record.shared["made"] == {
-        "rows": 1, "models": 1, "references": 2, "step 0": 1, "reference tokens": 1,
+        "rows": 1, "models": 1, "layouts": 1, "references": 2, "step 0": 1, "reference tokens": 1,
     }  # fmt: skip
     for number in (0, 5, 7, 11):
         cell = cells(config)[0][number]

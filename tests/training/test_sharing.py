@@ -45,8 +45,8 @@ def test_runs_that_share_give_the_bits_of_runs_alone(
         train(make_config(output_dir=str(folders[1]), **options), given=Given(shared=kept))
         assert digest(folders[0]) == digest(folders[1])
         assert lines(folders[0]) == lines(folders[1])
-    # One split for both seeds, one base model, `self` scored once and `prior` once.
-    assert kept.made == {"rows": 1, "models": 1, "references": 2, "step 0": 1}
+    # One split for both seeds, one base model, its layout chosen once, `self` scored once and `prior` once.
+    assert kept.made == {"rows": 1, "models": 1, "layouts": 1, "references": 2, "step 0": 1}
 
 
 def test_another_process_takes_rows_and_references_from_disk(
@@ -63,7 +63,7 @@ def test_another_process_takes_rows_and_references_from_disk(
     monkeypatch.setattr(references, "write_artifact", never)
     other = Kept(tmp_path / "s")
     train(make_config(output_dir=str(tmp_path / "b"), **options), given=Given(shared=other))
-    assert other.made == {"models": 1, "step 0": 1}
+    assert other.made == {"models": 1, "layouts": 1, "step 0": 1}
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 

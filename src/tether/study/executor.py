@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+WORKER = "tether.study.worker"
+"""The module a worker runs; another one must do the same work (a benchmark's puts clocks around it)."""
+
 Event = dict[str, Any]
 """As in `study.worker`, with `worker`, its number; and `lost`, with `cell`, `code`, `said`, when it ends."""
 
@@ -136,7 +139,7 @@ class LocalWorkers:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tether.study.worker", str(self.folder)],
+                [sys.executable, "-m", WORKER, str(self.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -217,7 +217,9 @@ def _run(parts: Parts) -> RunRecord:
     budget = config.max_tokens_per_microbatch or default_budget(device)
     bf16, model = uses_bf16(config), parts.policy.model
     autocast = autocast_for(bf16, device)
-    layout = layout_for(model, config.layout, parts.prepared.train.groups, autocast)
+    key = {**_begins(parts), "layout": config.layout, "bf16": bf16}
+    groups = parts.prepared.train.groups
+    layout = parts.shared.once("layouts", key, lambda: layout_for(model, config.layout, groups, autocast))
     dtype = torch.bfloat16 if bf16 else torch.float32
     engine = Engine(model, config, layout.name, config.head_chunk, autocast, dtype, processes=parts.processes)
     if parts.processes.first:
@@ -313,14 +315,15 @@ def _loop(parts: Parts, engine: Engine, reference: Reference, sampler: Sampler |
         total=total,
         budget=budget,
         shared=parts.shared,
-        start={
-            "weights": parts.policy.weights,
-            "adapter": parts.policy.adapter,
-            "quantisation": parts.record.model["quantisation"],
-            "begins": config.adapter_arithmetic,
-            **parts.prepared.names,
-        },
+        start=_begins(parts),
     )
+
+
+def _begins(parts: Parts) -> dict[str, Any]:
+    """Name the policy at step 0 and the rows it meets."""
+    policy, stored = parts.policy, parts.record.model["quantisation"]
+    start = {"weights": policy.weights, "adapter": policy.adapter, "quantisation": stored}
+    return {**start, "begins": parts.config.adapter_arithmetic, **parts.prepared.names}
 
 
 def _metrics(parts: Parts) -> MetricsFile:
