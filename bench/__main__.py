@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Disagreement, ChildFailed, NotQuiet) as error:
         _say(f"bench: {error}")
         status = 4 if isinstance(error, NotQuiet) else 1
+    finally:
+        turns.close()
     if results:
         found = document(results, _machine(options, turns), {"workload": chosen[0].name, "parts": parts})
         text = "\n\n".join([*map(table, results), *([as_table(parts)] if parts else [])])

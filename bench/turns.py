@@ -1,10 +1,12 @@
 """Fresh processes in turns, and the guard that rejects a run on a busy machine."""
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class Turns:
         self._work, self._threads, self._busy_ok, self._say = work, threads, busy_ok, say
         self._warm = False
         self._count = 0
+        self._servers: dict[str, _Server] = {}
         self.rejected = 0
 
     def round(self, jobs: Sequence[Job]) -> list[Run]:
@@ -99,25 +102,56 @@ class Turns:
         folder.mkdir(parents=True)
         job = Job(**{**vars(job), "out": str(folder / "out")})
         write(folder / "job.json", job)
-        command = [
-            sys.executable,
-            "-m",
-            CHILDREN[job.program],
-            *map(str, (folder / "job.json", folder / "outcome.json")),
-        ]
+        log = folder / "log.txt"
+        request = [str(folder / "job.json"), str(folder / "outcome.json"), str(log)]
+        status = self._server(job.program).asked(request)
+        if status != 0:
+            said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+            raise ChildFailed(f"{job.program} ended with {status}:\n" + "\n".join(said.splitlines()[-12:]))
+        return job, read_outcome(folder / "outcome.json")
+
+    def _server(self, program: str) -> "_Server":
+        if program not in self._servers:
+            self._servers[program] = _Server(CHILDREN[program], self._work, self._threads)
+        return self._servers[program]
+
+    def close(self) -> None:
+        """End the processes that runs are forked from."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+
+
+class _Server:
+    """A process that has imported a program and forks for every run of it."""
+
+    def __init__(self, module: str, work: Path, threads: int) -> None:
         # torch's usual allocator settings are left alone: what a user gets is what is measured.
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": str(self._threads),
+            "OMP_NUM_THREADS": str(threads),
             "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(folder / "cache"),
+            "HF_DATASETS_CACHE": str((work / "cache").absolute()),
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
         }
-        with (folder / "log.txt").open("wb") as log:
-            status = subprocess.run(
-                command, stdout=log, stderr=log, env=environment, cwd=ROOT, check=False
-            ).returncode
-        if status:
-            end = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
-            raise ChildFailed(f"{job.program} ended with {status}:\n" + "\n".join(end))
-        return job, read_outcome(folder / "outcome.json")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.server", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+        )
+
+    def asked(self, request: list[str]) -> int:
+        """Have one run made; return its exit status."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        return int(answer) if answer else self._process.wait() or 1
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()

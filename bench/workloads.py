@@ -42,9 +42,9 @@ MOVING = 5e-5
 BETAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 QUICK = (
-    Workload("hh", "HH-like", "hh", 48, memory=True, must={SHIPPED: 7.0, PATCHED: 3.5}),
-    Workload("uf", "UltraFeedback-like", "uf", 16, memory=True, must={SHIPPED: 4.3, PATCHED: 2.5}),
-    Workload("lora", "LoRA, HH-like", "hh", 32, lora=True, learning_rate=1e-3, must={SHIPPED: 9.0}),
+    Workload("hh", "HH-like", "hh", 32, memory=True, must={SHIPPED: 7.0, PATCHED: 3.5}),
+    Workload("uf", "UltraFeedback-like", "uf", 16, must={SHIPPED: 4.3, PATCHED: 2.5}),
+    Workload("lora", "LoRA, HH-like", "hh", 24, lora=True, learning_rate=1e-3, must={SHIPPED: 9.0}),
 )
 
 FULL = (
@@ -53,7 +53,9 @@ FULL = (
     Workload(
         "lora-256", "LoRA, HH-like, 256 pairs", "hh", 256, lora=True, learning_rate=1e-3, must={SHIPPED: 9.0}
     ),
-    Workload("uf-64", "UltraFeedback-like, 64 pairs", "uf", 64, must={SHIPPED: 4.3, PATCHED: 2.5}),
+    Workload(
+        "uf-64", "UltraFeedback-like, 64 pairs", "uf", 64, memory=True, must={SHIPPED: 4.3, PATCHED: 2.5}
+    ),
     Workload("betas", "8 betas, HH-like", "hh", 64, betas=BETAS, repeats=2, must={SHIPPED: 9.0}),
     Workload(
         "long",

@@ -1,6 +1,7 @@
 """What makes a measurement count: the clock, the guard, equal losses and tokens, the stored ratios."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +108,26 @@ def test_a_machine_that_stays_busy_ends_the_benchmark(monkeypatch: pytest.Monkey
     assert [run.rate for run in runner.round([JOB, JOB])] == [None, None]
 
 
+def test_every_run_is_a_process_of_its_own_and_a_failed_one_shows_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "CHILDREN", {"tether": "tests.bench.child"})
+    runner = turns.Turns(tmp_path, threads=1, busy_ok=True, say=print)
+    try:
+        first, second = (run.outcome for run in runner.round([JOB, replace(JOB, beta=0.3)]))
+        # The loss is what the child saw: its own process, the process that imported, how often it was called.
+        assert first.losses[0] != second.losses[0]
+        assert first.losses[1] == second.losses[1] != os.getpid()
+        assert first.losses[2:] == [1, 0.1] and second.losses[2:] == [1, 0.3]
+        with pytest.raises(turns.ChildFailed, match=r"(?s)tether ended with 1:.*ValueError: beta is 0"):
+            runner.round([replace(JOB, beta=0.0)])
+        with pytest.raises(turns.ChildFailed, match="tether ended with 7"):
+            runner.round([replace(JOB, beta=7.0)])
+        assert runner.round([JOB])[0].outcome.losses[2:] == [1, 0.1]
+    finally:
+        runner.close()
+
+
 def test_memory_is_measured_however_fast_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "square_rate", lambda device, bf16: pytest.fail("nothing to clock"))
     monkeypatch.setattr(turns.Turns, "_child", lambda self, job: (job, OUTCOME))
@@ -156,7 +177,9 @@ def worked(cells: list[str], losses: list[float], first: float, last: float) -> 
 
 
 def test_a_study_is_timed_over_all_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = [SimpleNamespace(cell_id=f"b{beta:g}", factors=SimpleNamespace(beta=beta)) for beta in (0.01, 0.1, 1.0)]
+    cells = [
+        SimpleNamespace(cell_id=f"b{beta:g}", factors=SimpleNamespace(beta=beta)) for beta in (0.01, 0.1, 1.0)
+    ]
     monkeypatch.setattr("bench.study.read_study", lambda folder: SimpleNamespace(cells=cells))
     job = replace(JOB, count=16, betas=(0.01, 0.1, 1.0))
     one = worked(["b1", "b0.01"], [0.5, 0.4, 0.69, 0.68], 10.0, 22.0)
