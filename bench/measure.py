@@ -1,5 +1,6 @@
 """One workload: write rows and model, run both programs in turns, check that they did the same, sum up."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -193,7 +194,7 @@ def measure(workload: Workload, setting: Setting, turns: Turns) -> Result:
         usual,
         least,
         [] if workload.betas else [run.seconds / least.seconds(usual) for run in mine],
-        _memory(ours, theirs, mine, peer, turns) if workload.memory else {},
+        _memory(files, (ours, theirs), mine, peer, turns) if workload.memory else {},
     )
 
 
@@ -271,10 +272,37 @@ def _joined(parts: Sequence[Outcome]) -> Outcome:
     )
 
 
+def largest_updates(lengths: Sequence[tuple[int, list[int]]], per_update: int) -> list[int]:
+    """Return the rows of the update of most real tokens and of the one that is padded to most, in order.
+
+    A peak is reached in one of them; what the optimizer keeps is there from the first step on.
+    """
+    updates = [range(at, min(at + per_update, len(lengths))) for at in range(0, len(lengths), per_update)]
+
+    def real(update: range) -> int:
+        return sum(prompt + sum(own) for prompt, own in (lengths[row] for row in update))
+
+    def padded(update: range) -> int:
+        rows = [lengths[row] for row in update]
+        return sum(len(own) for _, own in rows) * max(prompt + max(own) for prompt, own in rows)
+
+    chosen = {max(updates, key=real), max(updates, key=padded)}
+    return [row for update in updates if update in chosen for row in update]
+
+
 def _memory(
-    ours: Job, theirs: Job, mine: Sequence[Outcome], peer: Mapping[str, Sequence[Outcome]], turns: Turns
+    files: Files,
+    jobs: tuple[Job, Job],
+    mine: Sequence[Outcome],
+    peer: Mapping[str, Sequence[Outcome]],
+    turns: Turns,
 ) -> dict[str, float]:
     """Return peaks: as run, at the same pairs per micro-batch, and at the least either side can do."""
+    rows = [json.loads(line) for line in files.ours.read_text(encoding="utf-8").splitlines()]
+    some = [rows[at] for at in largest_updates(files.lengths, jobs[0].per_update)]
+    path = files.ours.with_name("largest.jsonl")
+    rows_of.write(path, some)
+    ours, theirs = (replace(job, rows=str(path), count=len(some)) for job in jobs)
     whole = turns.unclocked(replace(ours, budget=WHOLE_UPDATE))
     least = turns.unclocked(replace(ours, budget=LEAST_BUDGET, checkpointing=True))
     best = turns.unclocked(replace(theirs, patched_head=True, micro_pairs=1, checkpointing=True))

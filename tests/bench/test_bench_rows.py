@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bench import rows
+from bench.measure import largest_updates
 from tests.tiny import tiny_tokenizer
 
 
@@ -75,3 +76,11 @@ def test_rankings_and_their_pairs_hold_the_same_answers(answers: int) -> None:
     assert len(rankings) == 32 // answers
     assert [(p["chosen"], p["rejected"]) for p in again] == [(p["chosen"], p["rejected"]) for p in pairs]
     assert all(len(row["completions"]) == answers == len(set(row["scores"])) for row in rankings)
+
+
+def test_memory_is_measured_on_the_updates_that_need_most() -> None:
+    lengths = [(5, [1, 1]), (5, [1, 1]), (1, [9, 9]), (1, [9, 9]), (1, [20, 1]), (1, [1, 1]), (5, [1, 1])]
+    # Real tokens by update of two: 14, 38, 25, 7; padded to the longest: 24, 40, 84, 12.
+    assert largest_updates(lengths, 2) == [2, 3, 4, 5]
+    assert largest_updates(lengths[:4], 2) == [2, 3]
+    assert largest_updates(lengths, 100) == list(range(7))
