@@ -5,6 +5,7 @@ not done again. A request is a line of JSON, [job, outcome, log] as paths; the a
 end of the input ends it.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -17,6 +18,8 @@ from typing import Never
 def main(module: str) -> None:
     """Serve requests."""
     run: Callable[[str, str], None] = importlib.import_module(module).main
+    # Collecting garbage would copy every page of what was imported into the child (measured: 4 % of a short run).
+    gc.freeze()
     for line in sys.stdin:
         job, outcome, log = json.loads(line)
         process = os.fork()

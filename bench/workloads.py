@@ -41,7 +41,7 @@ MOVING = 5e-5
 
 BETAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
-# A batch of 8 pads the first 40 HH-like rows to 3.84 times their tokens, as it does all 256; the first 32 to 3.15.
+# In batches of 8 the first 40 HH-like rows are padded to 3.84 times their tokens, as 256 are; 32 to 3.15.
 QUICK = (
     Workload("hh", "HH-like", "hh", 40, memory=True, must={SHIPPED: 7.0, PATCHED: 3.5}),
     Workload("uf", "UltraFeedback-like", "uf", 16, must={SHIPPED: 4.3, PATCHED: 2.5}),
