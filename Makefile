@@ -2,7 +2,7 @@
 # `make check` lint, types, import layers, limits        `make test`  the default tier
 # `make parity` against TRL    `make golden`  stored trajectories    `make test-slow`  real kills
 # `make test-cuda`  an 8B-shaped model on a GPU of 24 GiB
-# `make bench`  beside TRL, 22 minutes on a quiet machine   `make bench-full`  everything, hours
+# `make bench`  beside TRL, 15 minutes on a quiet machine   `make bench-full`  everything, hours
 
 PYTHON ?= python3
 VENV ?= .venv
