@@ -97,13 +97,26 @@ def test_the_demo_model_reaches_its_first_update_in_eight_seconds_without_librar
         "--output-dir",
         str(tmp_path / "run"),
     ]
+    torch_before = imports_torch()
     found = subprocess.run(
         [sys.executable, "-c", FIRST_UPDATE, "train", *words, "--quiet"], capture_output=True, check=True
     )
     seconds, names = json.loads(found.stdout)
+    slowness = min(torch_before, imports_torch()) / TORCH_SECONDS
     assert not set(names) & {"altair", "datasets", "pandas", "matplotlib", "bitsandbytes", "tensorboard"}
-    # Processor time, as above.
-    assert seconds < 8
+    # Processor time, as below; a machine on which importing torch alone takes longer gets in proportion more.
+    assert seconds < 8 * max(1.0, slowness)
+
+
+TORCH_SECONDS = 1.2
+"""Processor seconds of importing torch on the machine that eight seconds are meant for: the first update takes
+3.8 to 4.8 times as long as that, and took 5.2 to 5.5 there. On a shared host that others kept busy: 2.1 to 3."""
+
+
+def imports_torch() -> float:
+    """Return the processor seconds of a process that imports torch."""
+    code = "import os, torch; print(sum(os.times()[:2]))"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
 
 def test_help_answers_within_three_tenths_of_a_second() -> None:
