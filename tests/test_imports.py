@@ -109,8 +109,8 @@ def test_the_demo_model_reaches_its_first_update_in_eight_seconds_without_librar
 
 
 TORCH_SECONDS = 1.2
-"""Processor seconds of importing torch on the machine that eight seconds are meant for: the first update takes
-3.8 to 4.8 times as long as that, and took 5.2 to 5.5 there. On a shared host that others kept busy: 2.1 to 3."""
+"""Processor seconds of importing torch on the machine that eight seconds are meant for. The first update took
+4.3 to 4.8 times as long as that, 5.2 to 5.5 s; on a shared host that others kept busy torch took 2.1 to 6."""
 
 
 def imports_torch() -> float:
